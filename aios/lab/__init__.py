@@ -1,0 +1,1 @@
+"""Benches, evaluations and campaigns: one file each, listed in `catalogue`, every result a row in the ledger."""
