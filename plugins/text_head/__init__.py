@@ -1,0 +1,173 @@
+"""Text by masked diffusion: the shared backbone with its text head, brought through the same door as any plugin.
+
+The canvas of `diffuse` is [prompt | new], that of `infill` is [prefix | new | suffix]: given tokens are clean,
+the new ones start as masks and are all that may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aios.contracts import (
+    Adapter,
+    Canvas,
+    Condition,
+    Logits,
+    Modality,
+    OpenModel,
+    Prediction,
+    SamplingDefaults,
+    Schedule,
+    Segment,
+    Tokenizer,
+    Workbench,
+)
+from aios.diffusion.schedules import LogLinear
+from aios.errors import BadInput, ModelCorrupt
+from aios.hookspecs import hookimpl
+from aios.messages import Diffuse, Infill, Part
+from aios.model.score_network import TextScoreNetwork
+
+GIVEN_TOKENS_MIN = 16     # with less of its prompt in sight the model does not continue anything
+TOKEN_CHARS_MAX = 32      # the longest tokens of a small vocabulary have about half of this
+FALLBACK = SamplingDefaults(sampler="ancestral", steps_per_token=1.0, temperature=0.8, length=64)
+
+
+class TextHead:
+    """The text modality."""
+
+    modality = "text"
+    process = "absorbing"
+
+    def open(self, workbench: Workbench, model: str | None) -> OpenTextHead:
+        """Build the score network of a diffusion model; ModelMissing, ModelCorrupt or UnknownArchitecture."""
+        return OpenTextHead(workbench.model(model))
+
+
+class OpenTextHead:
+    """A text diffusion model at work on canvases of one segment and one row."""
+
+    def __init__(self, model: OpenModel) -> None:
+        self.model = model
+        self.schedule: Schedule = LogLinear()
+        self.network = TextScoreNetwork.open(model.spec, model.tensors)
+        self.tokenizer = _tokenizer(model, self.network.head.vocab_size)
+        settings = Settings.read(model.spec)
+        self.mask_id, self.eot_id, self.length_max = settings.mask_id, settings.eot_id, settings.length_max
+        self.defaults = settings.sampling
+
+    def encode(self, request: Diffuse | Infill, length: int) -> tuple[Canvas, Condition]:
+        """The canvas to start from, with `length` new tokens.
+
+        What is given and does not fit the model's context is cut at its far ends: a prompt or prefix loses its
+        beginning, a suffix its end. BadInput when `length` leaves hardly any room for it.
+        """
+        room = self.length_max - length
+        before, after = (request.prefix, request.suffix) if isinstance(request, Infill) else (request.prompt, "")
+        chars_max = self.length_max * TOKEN_CHARS_MAX
+        head = self.tokenizer.encode(before[-chars_max:])
+        tail = self.tokenizer.encode(after[:chars_max])
+        if room < min(len(head) + len(tail), GIVEN_TOKENS_MIN):
+            raise BadInput(f"{length} new tokens leave no room for the given text in a context of {self.length_max}",
+                           remedy=f"choose a length of at most {self.length_max - GIVEN_TOKENS_MIN}")
+        tail_room = max(room // 2, room - len(head))   # each side may use what the other leaves free
+        tail = tail[:tail_room]
+        head_room = room - len(tail)
+        head = head[-head_room:] if head_room else []
+        return Canvas(segments=(self._segment(head, length, tail),)), Condition.none()
+
+    def denoiser(self, canvas: Canvas, condition: Condition, adapters: Sequence[Adapter] = ()) -> Prediction:
+        """Logits of the clean tokens at masked positions; rows of other positions are zero and mean nothing."""
+        [segment] = canvas.segments
+        if adapters:
+            raise BadInput("the text head wears no cards yet", remedy="ask without cards")
+        hidden = self.network.hidden(segment.x, t=segment.t, positions=segment.positions[..., 0])
+        masked = segment.masked
+        values = hidden.new_zeros(*segment.x.shape, self.network.head.vocab_size)
+        values[masked] = self.network.logits(hidden[masked])
+        # Before a given tail the text cannot end.
+        values[:, :, self.eot_id].masked_fill_(~segment.editable[:, -1:], -torch.inf)
+        return Prediction(segments=(Logits(values=values),))
+
+    def project(self, hidden: Tensor) -> Logits:
+        """Hidden states (b, s, d) as logits (b, s, v); tokens that are never written have probability 0."""
+        return Logits(values=self.network.logits(hidden))
+
+    def decode(self, canvas: Canvas) -> list[Part]:
+        """One part of plain text: what was newly written, up to the end of text if one was drawn."""
+        return [Part(mime="text/plain", text=self.tokenizer.decode(self._written(canvas)))]
+
+    def pieces(self, canvas: Canvas) -> list[str | None]:
+        """The canvas, token by token: None where masked, "" behind an end of text and for parts of a character."""
+        [segment] = canvas.segments
+        pieces: list[str | None] = []
+        ended = False
+        for token_id, new in zip(segment.x[0].tolist(), segment.editable[0].tolist(), strict=True):
+            ended = ended or (new and token_id == self.eot_id)
+            if new and (ended or token_id == self.mask_id):
+                pieces.append("" if ended else None)
+            else:
+                pieces.append(self.tokenizer.piece(token_id))
+        return pieces
+
+    def usage(self, canvas: Canvas) -> tuple[int, int]:
+        """(given tokens, new tokens without the end of text and what stands behind it)."""
+        [segment] = canvas.segments
+        return int((~segment.editable).sum()), len(self._written(canvas))
+
+    def _segment(self, head: list[int], length: int, tail: list[int]) -> Segment:
+        ids = torch.tensor([head + [self.mask_id] * length + tail])
+        positions = torch.arange(ids.shape[1])
+        editable = ((positions >= len(head)) & (positions < len(head) + length))[None]
+        return Segment(modality=Modality.TEXT, x=ids, t=editable.float(), editable=editable,
+                       positions=positions[None, :, None], mask_id=self.mask_id)
+
+    def _written(self, canvas: Canvas) -> list[int]:
+        [segment] = canvas.segments
+        ids: list[int] = segment.x[segment.editable].tolist()
+        return ids[:ids.index(self.eot_id)] if self.eot_id in ids else ids
+
+
+def _tokenizer(model: OpenModel, vocab_size: int) -> Tokenizer:
+    """The model's tokenizer; ModelCorrupt when it does not belong to the network."""
+    if model.tokenizer is None or model.tokenizer.vocab_size > vocab_size:
+        raise ModelCorrupt(f"{model.name} has no tokenizer for its {vocab_size} tokens",
+                           remedy=f"aios models verify {model.name}")
+    return model.tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What config.json says beside the network's shape; length_max: tokens of a whole canvas."""
+
+    mask_id: int
+    eot_id: int
+    length_max: int
+    sampling: SamplingDefaults
+
+    @classmethod
+    def read(cls, spec: Mapping[str, Any]) -> Settings:
+        """Checked; raises ModelCorrupt."""
+        try:
+            sampling = spec["aios"].get("sampling")
+            settings = cls(mask_id=int(spec["tokens"]["mask"]), eot_id=int(spec["tokens"]["eot"]),
+                           length_max=int(spec["length_max"]),
+                           sampling=FALLBACK if sampling is None else SamplingDefaults(**sampling))
+            if not 0 <= min(settings.mask_id, settings.eot_id) <= max(settings.mask_id, settings.eot_id) < int(
+                    spec["vocab_size"]) or settings.length_max <= 0:
+                raise ValueError("a token or length is out of range")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelCorrupt(f"config.json does not say how to sample: {error!r}",
+                               remedy="fetch the model again") from None
+        return settings
+
+
+@hookimpl
+def aios_heads() -> list[TextHead]:
+    """The text head."""
+    return [TextHead()]
