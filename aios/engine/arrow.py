@@ -1,0 +1,171 @@
+"""`ArrowEngine`: the one entrance for requests, in a library or inside the daemon's model worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from aios import config as configuration
+from aios import messages
+from aios.config import Config, Places
+from aios.engine import encoding, pipeline, router
+from aios.engine.assembly import Assembly, LoadedModel
+from aios.errors import AiosError, BadInput, Cancelled, PluginError
+from aios.messages import Diffuse, Encode, Generation, Infill, Request, Response, State
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from aios.registry.registry import Registry
+
+
+class ArrowEngine:
+    """Answers requests with the models and plugins of this machine; one thread at a time."""
+
+    def __init__(self, assembly: Assembly, registry: Registry) -> None:
+        self._assembly = assembly
+        self._registry = registry
+
+    @classmethod
+    def open(cls, config: Config | None = None, *, places: Places | None = None,
+             registry: Registry | None = None) -> ArrowEngine:
+        """Open the engine; models are opened at first use.
+
+        Without `config` daemon.toml is read, without `registry` the plugins that the owner allows are loaded.
+        """
+        places = places or Places.find()
+        config = config or configuration.load(places.config_file)
+        return cls(Assembly(config, places), registry or _allowed_plugins(config, places))
+
+    def encode(self, texts: Sequence[str], *, model: str | None = None) -> NDArray[np.float32]:
+        """Unit vectors of texts, float32 (n, d); each text is cut at the encoder's length. ModelMissing without it."""
+        import numpy as np
+
+        if isinstance(texts, str):
+            raise BadInput("encode takes a list of texts", remedy="put the text into a list")
+        [part] = _finish(self.ask(Encode(texts=tuple(texts), model=model))).parts
+        shape = [int(axis) for axis in part.mime.rpartition("shape=")[2].split(",")]
+        # A bytearray, because numpy arrays over bytes are read-only.
+        return np.frombuffer(bytearray(part.data or b""), dtype="<f4").reshape(shape)
+
+    def diffuse(self, prompt: str, modality: str = "text", size: tuple[int, int] = (512, 512),
+                voice_id: str = "default", *, length: int | None = None, steps: int | None = None,
+                sampler: str | None = None, temperature: float | None = None, seed: int | None = None,
+                model: str | None = None, on_state: Callable[[State], object] | None = None,
+                cancel: Callable[[], bool] | None = None) -> Response:
+        """Continue a prompt by diffusion.
+
+        `on_state` sees the canvas after every denoising step; `cancel` is asked at the same moments and, once it
+        says True, Cancelled is raised.
+        """
+        request = Diffuse(prompt=prompt, modality=modality, size=size, voice_id=voice_id, length=length, steps=steps,
+                          sampler=sampler, temperature=temperature, seed=seed, model=model)
+        return _finish(self.ask(request), on_state, cancel)
+
+    def infill(self, prefix: str, suffix: str, *, modality: str = "text", length: int | None = None,
+               steps: int | None = None, sampler: str | None = None, temperature: float | None = None,
+               seed: int | None = None, model: str | None = None, on_state: Callable[[State], object] | None = None,
+               cancel: Callable[[], bool] | None = None) -> Response:
+        """Write `length` tokens between a head and a tail; `on_state` and `cancel` as in `diffuse`."""
+        request = Infill(prefix=prefix, suffix=suffix, modality=modality, length=length, steps=steps, sampler=sampler,
+                         temperature=temperature, seed=seed, model=model)
+        return _finish(self.ask(request), on_state, cancel)
+
+    def ask(self, request: Request) -> Generator[State, None, Response]:
+        """Answer one request in quanta: yields after each, returns the answer; closing it cancels.
+
+        A generation yields its empty canvas and then once after every denoiser call. Nothing happens before the
+        first `next`, which raises what is wrong with the request.
+        """
+        messages.check(request)
+        if isinstance(request, Encode):
+            return (yield from self._ask_encode(request))
+        return (yield from self._ask_generation(request))
+
+    def encode_many(self, requests: Sequence[Encode]) -> Iterator[dict[int, Response | AiosError]]:
+        """Answer several requests as one batch, in quanta of at most 64 texts.
+
+        After every quantum yields the requests it finished, by their index; a request that cannot be answered
+        gets its error and holds up no other.
+        """
+        for model in dict.fromkeys(request.model for request in requests):
+            group = {index: request for index, request in enumerate(requests) if request.model == model}
+            try:
+                encoder = self._assembly.encoder(model)
+                accepted, refused = _sift(group)
+            except AiosError as error:
+                yield dict.fromkeys(group, error)
+                continue
+            if refused:
+                yield refused
+            for finished in encoding.encode(encoder, accepted):
+                yield {index: done.response(encoder) for index, done in finished.items()}
+
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """The models that are open now."""
+        return self._assembly.loaded()
+
+    def adopt(self, registry: Registry) -> None:
+        """Serve the next requests with these plugins; running ones finish with those they began with."""
+        self._registry = registry
+        self._assembly.keep_heads(head for _, head in registry.heads())
+
+    def _ask_encode(self, request: Encode) -> Generator[State, None, Response]:
+        quanta_min = -(-len(request.texts) // encoding.TEXTS_PER_QUANTUM_MAX)
+        for quantum, finished in enumerate(self.encode_many([request]), start=1):
+            for answer in finished.values():
+                if isinstance(answer, AiosError):
+                    raise answer
+                return answer
+            yield State(step=quantum, steps=max(quantum + 1, quanta_min))
+        raise AssertionError("every request of a batch is answered")
+
+    def _ask_generation(self, request: Generation) -> Generator[State, None, Response]:
+        registry = self._registry
+        routed = registry.route(request)
+        assert not isinstance(routed, Encode)   # a route cannot change the kind of request
+        plugin, head = router.choose_head(routed, registry)
+        try:
+            opened = self._assembly.head(plugin, head, routed.model)
+            response = yield from pipeline.generate(router.plan(routed, plugin, opened))
+        except PluginError as error:
+            registry.quarantine(plugin, str(error.details.get("reason", error.message)))
+            raise
+        registry.response_ready(routed, response)
+        return response
+
+
+def _sift(group: dict[int, Encode]) -> tuple[dict[int, Encode], dict[int, Response | AiosError]]:
+    """Requests within the limits, and the errors of the others."""
+    accepted: dict[int, Encode] = {}
+    refused: dict[int, Response | AiosError] = {}
+    for index, request in group.items():
+        try:
+            messages.check(request)
+            accepted[index] = request
+        except BadInput as error:
+            refused[index] = error
+    return accepted, refused
+
+
+def _finish(quanta: Generator[State, None, Response], on_state: Callable[[State], object] | None = None,
+            cancel: Callable[[], bool] | None = None) -> Response:
+    """Run a request to its end, showing states and asking whether to go on."""
+    while True:
+        try:
+            state = next(quanta)
+        except StopIteration as done:
+            response: Response = done.value
+            return response
+        if on_state is not None:
+            on_state(state)
+        if cancel is not None and cancel():
+            quanta.close()
+            raise Cancelled("the request was cancelled", remedy="ask again")
+
+
+def _allowed_plugins(config: Config, places: Places) -> Registry:
+    from aios.registry.registry import Registry
+
+    return Registry.allowed(config, places)

@@ -1,0 +1,60 @@
+"""Request -> Plan: which head answers, with which sampler, how long and how."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aios.contracts import Head, OpenHead, Sampler
+from aios.diffusion.samplers import SAMPLERS
+from aios.errors import BadInput, NoHead
+from aios.messages import STEPS_MAX, Generation
+
+if TYPE_CHECKING:
+    from aios.registry.registry import Registry
+
+SEED_BYTES = 4    # of a drawn seed: short enough to type again, exact in any client's numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything about one generation that is decided before it begins."""
+
+    request: Generation
+    plugin: str
+    head: OpenHead
+    sampler: str
+    sample: Sampler
+    steps: int
+    temperature: float
+    length: int
+    seed: int
+
+
+def choose_head(request: Generation, registry: Registry) -> tuple[str, Head]:
+    """The first plugin, in the registry's order, that brings a head for the modality; raises NoHead."""
+    heads = registry.heads()
+    for plugin, head in heads:
+        if head.modality == request.modality:
+            return plugin, head
+    offered = ", ".join(sorted({head.modality for _, head in heads})) or "none"
+    raise NoHead(f"no healthy plugin offers modality {request.modality[:40]!r}; offered: {offered}",
+                 remedy="`aios plugins list` shows what is loaded and what was quarantined")
+
+
+def plan(request: Generation, plugin: str, head: OpenHead) -> Plan:
+    """Fill what the request leaves open with the head's defaults; a seed is drawn if there is none."""
+    defaults = head.defaults
+    sampler = defaults.sampler if request.sampler is None else request.sampler
+    if sampler not in SAMPLERS:
+        raise BadInput(f"no sampler {sampler[:40]!r}; there are: {', '.join(sorted(SAMPLERS))}",
+                       remedy="choose one of them")
+    length = defaults.length if request.length is None else request.length
+    steps = request.steps
+    if steps is None:
+        steps = min(max(1, round(length * defaults.steps_per_token)), STEPS_MAX)
+    return Plan(
+        request=request, plugin=plugin, head=head, sampler=sampler, sample=SAMPLERS[sampler], steps=steps,
+        length=length, temperature=defaults.temperature if request.temperature is None else request.temperature,
+        seed=int.from_bytes(os.urandom(SEED_BYTES)) if request.seed is None else request.seed)
