@@ -90,7 +90,7 @@ class Places:
         session = os.environ.get("XDG_RUNTIME_DIR", "")
         # Without a login session (cron, a bare container) the usual fallback is a guessable name under a
         # shared folder; a folder of our own state is safer.
-        runtime = Path(session) / "aios" if os.path.isabs(session) else user.user_state_path / "run"
+        runtime = Path(session) / "aios" if Path(session).is_absolute() else user.user_state_path / "run"
         return cls(config=user.user_config_path, data=user.user_data_path, state=user.user_state_path,
                    cache=user.user_cache_path, runtime=runtime)
 

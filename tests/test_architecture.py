@@ -18,7 +18,7 @@ FLOORS = {
     "engine": 5,
     "memory": 4, "cards": 4, "training": 4,
     "model": 3, "diffusion": 3, "store": 3, "ipc": 3, "text": 3,
-    "registry": 2, "hookspecs": 2, "manifest": 2, "security": 2, "ledger": 2,
+    "registry": 2, "hookspecs": 2, "security": 2, "ledger": 2,
     "errors": 1, "messages": 1, "config": 1, "log": 1, "contracts": 1,
 }  # fmt: skip
 SEPARATE = (3, 4, 6)     # rooms on these floors do not know each other
