@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def read(path: Path, bytes_max: int) -> bytes | None:
 
 def write(path: Path, data: bytes) -> None:
     """Replace the file with `data`, mode 0600, so that a crash leaves the old or the new content, never a mixture."""
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    staged = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -1,0 +1,25 @@
+//! `aios._native`: the Rust half of AIOS as Python sees it. Thin: every idea lives in a crate without pyo3.
+
+mod bytes;
+mod cpu;
+mod scanner;
+
+use pyo3::prelude::*;
+
+/// The Rust half of AIOS.
+#[pymodule]
+mod _native {
+    #[pymodule_export]
+    use super::cpu::cpu_features;
+    #[pymodule_export]
+    use super::crc32c;
+    #[pymodule_export]
+    use super::scanner::FrameScanner;
+}
+
+/// The CRC32C of a contiguous bytes-like object, continued from `seed`, the CRC32C of what came before.
+#[pyfunction]
+#[pyo3(signature = (data, seed = 0))]
+fn crc32c(data: &Bound<'_, PyAny>, seed: u32) -> PyResult<u32> {
+    bytes::with(data, |bytes| aios_crc32c::crc32c(bytes, seed))
+}
