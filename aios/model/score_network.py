@@ -1,0 +1,80 @@
+"""`TextScoreNetwork`: the backbone with its text head, as it is trained and stored in one weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from aios.contracts import Modality
+from aios.errors import ModelCorrupt, UnknownArchitecture
+from aios.model.config import TransformerConfig
+from aios.model.heads import TextHead
+from aios.model.imports import load_exactly
+from aios.model.transformer import SharedTransformer
+
+ARCHITECTURE = "aios-score-network"  # `model_type` of config.json
+
+
+class TextScoreNetwork(nn.Module):
+    """Map partly masked token ids to logits of the clean tokens; `never` ids get probability 0."""
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, *, never: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.backbone = SharedTransformer.from_config(config)
+        self.head = TextHead(vocab_size, config.hidden_dim)
+        excluded = torch.zeros(vocab_size, dtype=torch.bool)
+        excluded[list(never)] = True
+        self.register_buffer("excluded", excluded, persistent=False)
+
+    @classmethod
+    def open(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TextScoreNetwork:
+        """Build the network that config.json describes; UnknownArchitecture or ModelCorrupt if it cannot be."""
+        if spec.get("model_type") != ARCHITECTURE:
+            raise UnknownArchitecture(
+                f"{spec.get('architecture')!r} is no text diffusion model",
+                remedy=f"it must be {ARCHITECTURE!r}",
+            )
+        try:
+            config = TransformerConfig(**spec["transformer"])
+            network = cls(config, int(spec["vocab_size"]), never=spec["tokens"]["never"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ModelCorrupt(
+                f"config.json does not describe a text diffusion model: {error!r}",
+                remedy="fetch the model again",
+            ) from None
+        load_exactly(network, tensors)
+        return network.eval().requires_grad_(False)
+
+    def hidden(
+        self,
+        ids: Int[Tensor, "b s"],
+        *,
+        t: Float[Tensor, "b s"] | None = None,
+        positions: Int[Tensor, "b s"] | None = None,
+        padding: Bool[Tensor, "b s"] | None = None,
+    ) -> Float[Tensor, "b s d"]:
+        """Return the backbone's hidden states; `padding` is True at tokens that do not exist."""
+        modality = torch.full_like(ids, Modality.TEXT)
+        states: Tensor = self.backbone(
+            self.head.embed(ids), modality=modality, t=t, positions=positions, padding=padding
+        )
+        return states
+
+    def logits(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
+        """Project hidden states onto the vocabulary, without the tokens that are never written."""
+        excluded: Tensor = self.get_buffer("excluded")
+        return self.head.project(hidden).masked_fill(excluded, -torch.inf)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "b s"],
+        *,
+        t: Float[Tensor, "b s"] | None = None,
+        positions: Int[Tensor, "b s"] | None = None,
+        padding: Bool[Tensor, "b s"] | None = None,
+    ) -> Float[Tensor, "b s v"]:
+        return self.logits(self.hidden(ids, t=t, positions=positions, padding=padding))

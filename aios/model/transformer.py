@@ -1,0 +1,91 @@
+"""`SharedTransformer`: the one backbone of the score network and of imported language models."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from aios.model.blocks import KeyValueCache, Layer, RMSNorm, attention_mask
+from aios.model.config import TransformerConfig, TransformerOptions
+from aios.model.embeddings import ModalityEmbedding, RotaryEmbedding, SinusoidalTimeEmbedding
+
+__all__ = ["SharedTransformer", "TransformerConfig", "TransformerOptions"]
+
+INIT_STD = 0.02  # GPT-2's
+
+
+class SharedTransformer(nn.Module):
+    """Turn token embeddings of any modality into hidden states for the heads."""
+
+    def __init__(self, hidden_dim: int, num_layers: int, **options: Unpack[TransformerOptions]) -> None:
+        super().__init__()
+        config = TransformerConfig.of(hidden_dim, num_layers, **options)
+        self.config = config
+        self.modality = (
+            ModalityEmbedding(config.num_modalities, hidden_dim) if config.num_modalities else None
+        )
+        self.time = SinusoidalTimeEmbedding(hidden_dim) if config.time_conditioning else None
+        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
+        self.layers = nn.ModuleList(Layer(config, index) for index in range(num_layers))
+        self.norm = RMSNorm(hidden_dim, config.norm_eps)
+        self.reset_parameters()
+
+    @classmethod
+    def from_config(cls, config: TransformerConfig) -> SharedTransformer:
+        """Build the network that `config` describes, with fresh weights."""
+        options = config.to_dict()
+        return cls(options.pop("hidden_dim"), options.pop("num_layers"), **options)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start matrices small and residual outputs at zero, so that every layer begins as the identity."""
+        for layer in self.layers:
+            for name, module in layer.named_modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=INIT_STD)
+                    if name in ("attention.out", "ffn.down"):
+                        nn.init.zeros_(module.weight)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b s d"],
+        *,
+        modality: Int[Tensor, "b s"] | None = None,
+        t: Float[Tensor, "b s"] | None = None,
+        positions: Int[Tensor, "b s"] | None = None,
+        padding: Bool[Tensor, "b k"] | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "b s d"]:
+        """Return normalised hidden states of the embedded tokens `x`.
+
+        `t` is each token's time, 0 data and 1 noise. `positions` count on from the cache unless given.
+        `padding` is True at keys (cached ones first) that do not exist. A given cache is extended.
+        """
+        batch, count, _ = x.shape
+        cached = cache.length if cache is not None else 0
+        if positions is None:
+            positions = torch.arange(cached, cached + count, device=x.device).expand(batch, count)
+        if self.modality is not None and modality is not None:
+            x = x + self.modality(modality)
+        if self.time is not None and t is not None:
+            x = x + self.time(t)
+        mask = attention_mask(
+            self.config.attention,
+            queries=count,
+            keys=cached + count,
+            block_length=self.config.block_length,
+            padding=padding,
+            device=x.device,
+        )
+        rotation = self.rotary(positions)
+        for layer in self.layers:
+            x = layer(x, rotation=rotation, mask=mask, cache=cache)
+        if cache is not None:
+            cache.advance(count)
+        normalised: Tensor = self.norm(x)
+        return normalised

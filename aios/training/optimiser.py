@@ -1,0 +1,98 @@
+"""`MuonAdam`: orthogonalised momentum for the backbone's matrices, Adam for everything else."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+MUON_MOMENTUM = 0.95
+ADAM_BETAS = (0.9, 0.95)
+ADAM_EPS = 1e-8
+# Quintic whose fifth iterate maps singular values of (0, 1] near 1; from Jordan et al. 2024.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
+
+def orthogonalise(stack: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
+    """Return each matrix with its singular values moved near 1.
+
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = stack.shape[1] > stack.shape[2]
+    x = stack.transpose(1, 2) if tall else stack
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.transpose(1, 2)
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.transpose(1, 2) if tall else x
+
+
+class MuonAdam:
+    """Muon for matrices of `backbone.layers`, Adam for embeddings, norms and biases."""
+
+    def __init__(self, network: nn.Module, *, muon_lr: float, adam_lr: float) -> None:
+        self.muon_lr, self.adam_lr = muon_lr, adam_lr
+        self.matrices: dict[str, nn.Parameter] = {}
+        self.others: dict[str, nn.Parameter] = {}
+        for name, parameter in network.named_parameters():
+            matrix = parameter.ndim == 2 and name.startswith("backbone.layers.")
+            (self.matrices if matrix else self.others)[name] = parameter
+        self.momentum = {name: torch.zeros_like(p) for name, p in self.matrices.items()}
+        self.first = {name: torch.zeros_like(p) for name, p in self.others.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in self.others.items()}
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, scale: float) -> None:
+        """Take one step with both learning rates times `scale`, and clear the gradients."""
+        self.steps += 1
+        self._step_muon(self.muon_lr * scale)
+        self._step_adam(self.adam_lr * scale)
+        for parameter in (*self.matrices.values(), *self.others.values()):
+            parameter.grad = None
+
+    def _step_muon(self, lr: float) -> None:
+        by_shape: dict[torch.Size, list[str]] = defaultdict(list)
+        for name, parameter in self.matrices.items():
+            by_shape[parameter.shape].append(name)
+        for shape, names in by_shape.items():
+            updates = []
+            for name in names:
+                gradient = self.matrices[name].grad
+                assert gradient is not None, name
+                self.momentum[name].lerp_(gradient, 1 - MUON_MOMENTUM)
+                updates.append(gradient.lerp(self.momentum[name], MUON_MOMENTUM))  # Nesterov
+            factor = max(1.0, shape[0] / shape[1]) ** 0.5
+            for name, update in zip(names, orthogonalise(torch.stack(updates)), strict=True):
+                self.matrices[name].sub_(update, alpha=lr * factor)
+
+    def _step_adam(self, lr: float) -> None:
+        beta1, beta2 = ADAM_BETAS
+        for name, parameter in self.others.items():
+            if parameter.grad is None:
+                continue
+            first = self.first[name].lerp_(parameter.grad, 1 - beta1)
+            second = self.second[name].lerp_(parameter.grad.square(), 1 - beta2)
+            unbiased = second / (1 - beta2**self.steps)
+            parameter.sub_(first / (unbiased.sqrt() + ADAM_EPS), alpha=lr / (1 - beta1**self.steps))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything a later run needs to go on exactly."""
+        named = {"momentum": self.momentum, "first": self.first, "second": self.second}
+        tensors = {
+            f"{kind}/{name}": tensor for kind, group in named.items() for name, tensor in group.items()
+        }
+        return tensors | {"steps": torch.tensor(self.steps)}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+        self.steps = int(state["steps"])
+        for kind, group in (("momentum", self.momentum), ("first", self.first), ("second", self.second)):
+            for name, tensor in group.items():
+                tensor.copy_(state[f"{kind}/{name}"])

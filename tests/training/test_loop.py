@@ -1,0 +1,141 @@
+"""Laws of objective, optimiser and loop."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from aios.diffusion.processes import hide
+from aios.model.config import TransformerConfig
+from aios.model.score_network import TextScoreNetwork
+from aios.training.data import MASK_ID, NEVER_WRITTEN, Corpus
+from aios.training.loop import LoopConfig, Training
+from aios.training.objective import editable_spans, held_out_bound, masked_losses
+from aios.training.optimiser import MuonAdam, orthogonalise
+
+CONFIG = TransformerConfig.of(32, 2, head_dim=16, time_conditioning=False)
+VOCAB_SIZE = 320
+
+
+def network() -> TextScoreNetwork:
+    torch.manual_seed(3)
+    return TextScoreNetwork(CONFIG, VOCAB_SIZE, never=NEVER_WRITTEN)
+
+
+def loop(steps: int) -> LoopConfig:
+    return LoopConfig(seed=1, steps=steps, batch_tokens=256, lengths=(16, 32), warmup_steps=4, compile=False)
+
+
+def test_every_row_has_something_to_predict() -> None:
+    spans = editable_spans(400, 32, torch.Generator().manual_seed(0))
+    assert spans.any(dim=1).all()
+    assert (spans.all(dim=1).float().mean() > 0.5).item()
+    assert (spans[:, -1] & ~spans[:, 0]).any(), "some rows continue a prefix"
+    assert (~spans[:, -1] & ~spans[:, 0]).any(), "some rows fill between head and tail"
+    assert ((spans[:, 1:].int() - spans[:, :-1].int()).abs().sum(dim=1) <= 2).all(), "spans are contiguous"
+
+
+def test_a_network_that_knows_nothing_has_the_bound_of_the_uniform_distribution(corpus: Corpus) -> None:
+    blank = network()
+    with torch.no_grad():
+        blank.head.embedding.weight.zero_()
+    windows = corpus.held_out_windows("houses", rows=8, length=16)
+    expected = math.log(VOCAB_SIZE - len(NEVER_WRITTEN))
+    assert held_out_bound(blank, windows, MASK_ID, draws=2) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_loss_looks_at_hidden_tokens_only(corpus: Corpus) -> None:
+    ids = corpus.batch(seed=0, step=0, rows=4, length=16)
+    hidden = hide(ids, torch.ones_like(ids, dtype=torch.bool), MASK_ID, torch.Generator().manual_seed(0))
+    states = torch.randn(4, 16, 32)
+    other = torch.where(hidden.where[..., None], states, torch.randn(4, 16, 32))
+    net = network()
+    assert torch.equal(masked_losses(net, states, hidden, ids), masked_losses(net, other, hidden, ids))
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 48), (2, 48, 16), (1, 24, 24)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, ...]) -> None:
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+    assert values.min() > 0.3 and values.max() < 1.5
+
+
+def test_muon_takes_the_matrices_of_the_layers_and_adam_the_rest() -> None:
+    optimiser = MuonAdam(network(), muon_lr=0.01, adam_lr=0.01)
+    assert all(name.startswith("backbone.layers.") for name in optimiser.matrices)
+    assert {"head.embedding.weight", "backbone.norm.weight", "backbone.modality.weight"} <= set(
+        optimiser.others
+    )
+
+
+def test_learning_rates_warm_up_stay_and_fall_to_zero() -> None:
+    config = LoopConfig(seed=0, steps=100, warmup_steps=10, decay_from=0.4)
+    scales = [config.scale(step, config.progress(step, 0.0)) for step in range(101)]
+    assert scales[0] == pytest.approx(0.1)
+    assert scales[10:41] == pytest.approx([1.0] * 31)
+    assert scales[70] == pytest.approx(0.5)
+    assert scales[100] == 0.0
+    timed = LoopConfig(seed=0, minutes=2.0)
+    assert timed.progress(5, 60.0) == 0.5 and timed.progress(5, 600.0) == 1.0
+
+
+def test_a_run_has_minutes_or_steps() -> None:
+    for options in ({}, {"minutes": 1.0, "steps": 1}):
+        with pytest.raises(ValueError, match="either"):
+            LoopConfig(seed=0, **options)
+
+
+def test_training_learns_and_logs_what_it_did(corpus: Corpus, tmp_path: Path) -> None:
+    training = Training(network(), corpus, loop(60), tmp_path)
+    losses = list(training.run())
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 60 and rows[-1]["tokens"] == 60 * 256
+    assert rows[-1]["mixture"] == pytest.approx(training.best_bound, abs=1e-3)
+    assert training.best_bound < losses[0]
+    assert (tmp_path / "best.safetensors").stat().st_mode & 0o077 == 0
+
+
+def test_a_stopped_run_goes_on_exactly_as_if_it_had_not_stopped(corpus: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = list(Training(network(), corpus, loop(24), tmp_path / "whole").run())
+    first = Training(network(), corpus, loop(24), tmp_path / "parts")
+    steps = first.run()
+    begun = [next(steps) for _ in range(10)]
+    first.save()
+    lost = [next(steps) for _ in range(11)]  # never saved: taken again after the stop
+    again = Training(network(), corpus, loop(24), tmp_path / "parts")
+    assert again.resume() and again.step == 10
+    assert begun + list(again.run()) == whole
+    assert lost == whole[10:21]
+    logged = [
+        json.loads(line)["step"] for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()
+    ]
+    assert logged == sorted(logged)
+
+
+def test_a_new_run_has_nothing_to_resume(corpus: Corpus, tmp_path: Path) -> None:
+    assert not Training(network(), corpus, loop(4), tmp_path).resume()
+
+
+def test_training_holds_while_the_pause_file_exists(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pause = tmp_path / "PAUSE"
+    pause.touch()
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            pause.unlink()
+
+    monkeypatch.setattr("aios.training.loop.time.sleep", sleep)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    next(Training(network(), corpus, loop(4), folder).run())
+    assert len(waits) == 3
