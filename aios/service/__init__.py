@@ -1,0 +1,1 @@
+"""The running system: the daemon (parent) and its model worker."""

@@ -1,0 +1,277 @@
+"""The model worker: one thread, one loop, quanta of one denoiser call.
+
+Between any two quanta it reads what the parent sent, so that a cancellation, a short encode request or another
+generation never waits for more than one of them. Started as
+`python -m aios.service.worker --channel FD --pulse FD`; it ends when the channel ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import faulthandler
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections import deque
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aios.config import Config, Places
+from aios.errors import AiosError, Cancelled, Internal, ProtocolError
+from aios.ipc import protocol, stream
+from aios.messages import Encode, Request, Response, State, from_wire, to_wire
+from aios.service.pulse import Pulse
+
+if TYPE_CHECKING:
+    from aios.engine.arrow import ArrowEngine
+    from aios.registry.registry import Failure, Registry
+
+OOM_SCORE = 500           # when memory runs out the kernel takes the worker, not the daemon
+PR_SET_PDEATHSIG = 1      # prctl(2)
+
+
+@dataclass(slots=True, kw_only=True)
+class Generation:
+    """A diffusion on its way."""
+
+    number: int
+    quanta: Generator[State, None, Response]
+    stream: bool
+    started: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Batch:
+    """Encode requests that are answered together: index in the batch -> number of the request."""
+
+    open: dict[int, int]
+    quanta: Iterator[dict[int, Response | AiosError]]
+    started: bool = False
+
+
+@dataclass(slots=True)
+class Worker:
+    """The engine, what it works on, and the channel to the parent."""
+
+    channel: socket.socket
+    pulse: Pulse
+    framer: stream.Framer = field(default_factory=stream.Framer)
+    engine: ArrowEngine | None = None
+    registry: Registry | None = None
+    waiting: list[tuple[int, Encode, bool]] = field(default_factory=list)     # encode requests: number, request, alone
+    batches: deque[Batch] = field(default_factory=deque)
+    generations: deque[Generation] = field(default_factory=deque)
+    models: tuple[Any, ...] = ()
+
+    def run(self) -> None:
+        """Serve until the parent closes the channel."""
+        while self._receive(block=not (self.waiting or self.batches or self.generations)):
+            self._begin_batches()
+            if self.batches:
+                self._advance_batch(self.batches.popleft())
+            if self.generations:
+                self._advance_generation(self.generations.popleft())
+
+    def _receive(self, *, block: bool) -> bool:
+        """Take in everything that has arrived; wait for something if there is nothing to do. False at the end."""
+        if block:
+            self.pulse.beat("idle")
+            select.select([self.channel], [], [])
+        while True:
+            try:
+                data = self.channel.recv(stream.CHUNK_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return True
+            if not data:
+                return False
+            for message in self.framer.feed(data):
+                self._take(message)
+
+    def _take(self, message: stream.Message) -> None:
+        if isinstance(message, stream.Notification) and message.method == "cancel":
+            self._cancel(int(message.params[0]))
+        elif isinstance(message, stream.Request):
+            try:
+                self._request(message.msgid, message.verb, message.params[0])
+            except AiosError as error:
+                self._answer(message.msgid, error)
+            except Exception as error:
+                self._answer(message.msgid, self._defect(message.verb, error))
+
+    def _request(self, number: int, verb: str, params: dict[str, Any]) -> None:
+        if verb in ("setup", "reload"):
+            self._load(params)
+            assert self.registry is not None
+            self._notify("plugins", {"active": self.registry.loaded})
+            self._answer(number, None, {})
+            return
+        request: Request = from_wire(params["request"], protocol.verb(verb).params)
+        assert self.engine is not None
+        if isinstance(request, Encode):
+            self.waiting.append((number, request, bool(params.get("alone"))))
+        else:
+            self.generations.append(Generation(number=number, quanta=self.engine.ask(request),
+                                               stream=bool(params.get("stream"))))
+
+    def _load(self, params: dict[str, Any]) -> None:
+        """Load the plugins the parent names; at the first time open the engine with them."""
+        from aios.engine.arrow import ArrowEngine
+        from aios.registry.catalog import Loadable
+        from aios.registry.registry import Registry
+
+        wanted = [Loadable.from_wire(one) for one in params["plugins"]]
+        self.registry = Registry.load(wanted, previous=self.registry, failed=self._plugin_failed,
+                                      announce=lambda name: self.pulse.beat(f"plugin:{name}"))
+        self.pulse.beat("start")
+        if self.engine is None:
+            places = Places(**{name: Path(path) for name, path in params["places"].items()})
+            self.engine = ArrowEngine.open(msgspec.convert(params["config"], Config), places=places,
+                                           registry=self.registry)
+        else:
+            self.engine.adopt(self.registry)
+
+    def _begin_batches(self) -> None:
+        """Everything that waits becomes one batch, ahead of longer ones; a suspect gets a batch of its own."""
+        if not self.waiting:
+            return
+        assert self.engine is not None
+        together = [(number, request) for number, request, alone in self.waiting if not alone]
+        for group in [*([one] for one in ((n, r) for n, r, alone in self.waiting if alone)), together]:
+            if group:
+                self.batches.appendleft(Batch(open={index: number for index, (number, _) in enumerate(group)},
+                                              quanta=self.engine.encode_many([request for _, request in group])))
+        self.waiting.clear()
+
+    def _advance_batch(self, batch: Batch) -> None:
+        """One quantum of a batch; the others come first the next time."""
+        self.pulse.beat("request:" + ",".join(map(str, batch.open.values())))
+        try:
+            finished = next(batch.quanta)
+        except StopIteration:
+            finished = dict.fromkeys(batch.open, self._defect("encode", AssertionError("a request was not answered")))
+        except BaseException as error:
+            finished = dict.fromkeys(batch.open, self._defect("encode", error))
+        for index, outcome in finished.items():
+            if (number := batch.open.pop(index, None)) is not None:
+                self._answer(number, outcome) if isinstance(outcome, AiosError) else \
+                    self._answer(number, None, to_wire(outcome))
+        if not batch.started:
+            batch.started = True
+            self._tell_models()
+        if batch.open:
+            self.batches.append(batch)
+
+    def _advance_generation(self, job: Generation) -> None:
+        """One denoiser call of a generation; then it is the next one's turn."""
+        self.pulse.beat(f"request:{job.number}")
+        try:
+            state = next(job.quanta)
+        except StopIteration as done:
+            self._answer(job.number, None, to_wire(done.value))
+            return
+        except AiosError as error:
+            self._answer(job.number, error)
+            return
+        except BaseException as error:
+            self._answer(job.number, self._defect("generation", error))
+            return
+        if job.started:
+            self.pulse.beat(f"request:{job.number}", steps=1)
+        else:
+            job.started = True
+            self._tell_models()
+        if job.stream:
+            self._send(stream.Notification(method="state", params=[job.number, to_wire(state)]))
+        self.generations.append(job)
+
+    def _cancel(self, number: int) -> None:
+        """Let go of a request; nothing is answered when it was answered before."""
+        gone = Cancelled("the request was cancelled")
+        for job in self.generations:
+            if job.number == number:
+                self.generations.remove(job)
+                with contextlib.suppress(AiosError):
+                    job.quanta.close()
+                self._answer(number, gone)
+                return
+        for entry in self.waiting:
+            if entry[0] == number:
+                self.waiting.remove(entry)
+                self._answer(number, gone)
+                return
+        for batch in self.batches:
+            for index in [index for index, one in batch.open.items() if one == number]:
+                del batch.open[index]
+                self._answer(number, gone)
+        self.batches = deque(batch for batch in self.batches if batch.open)
+
+    def _plugin_failed(self, failure: Failure) -> None:
+        self._notify("plugin.failed", {"name": failure.plugin, "hash": failure.hash, "reason": failure.reason,
+                                       "changed": failure.changed})
+
+    def _tell_models(self) -> None:
+        assert self.engine is not None
+        models = self.engine.loaded()
+        if models != self.models:
+            self.models = models
+            self._notify("models", {"models": [to_wire(model) for model in models]})
+
+    def _defect(self, what: str, error: BaseException) -> AiosError:
+        """A fault nobody foresaw: the details go to the log, the client hears that it was ours."""
+        self._notify("log", {"event": "worker.defect", "level": "error", "what": what,
+                             "trace": "".join(traceback.format_exception(error))[-1900:]})
+        return Internal(f"{what} failed inside the worker: {type(error).__name__}",
+                        remedy="`aios logs` has the details; please report them")
+
+    def _answer(self, number: int, error: AiosError | None, result: Any = None) -> None:
+        try:
+            self._send(stream.Response(msgid=number, error=error.to_wire() if error else None, result=result))
+        except AiosError as fault:
+            self._send(stream.Response(msgid=number, error=fault.to_wire(), result=None))
+
+    def _notify(self, method: str, params: dict[str, Any]) -> None:
+        self._send(stream.Notification(method=method, params=[params]))
+
+    def _send(self, message: stream.Message) -> None:
+        self.channel.sendall(stream.encode(message))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Become a worker: die with the parent, before the parent, and by its word only."""
+    parser = argparse.ArgumentParser(prog="aios.service.worker")
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--pulse", type=int, required=True)
+    given = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is for the daemon, which then tells us
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    with contextlib.suppress(OSError):                  # a container may forbid it
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+    faulthandler.enable()
+    for descriptor in (given.channel, given.pulse):
+        os.set_inheritable(descriptor, False)
+    channel = socket.socket(fileno=given.channel)
+    # A parent that died before prctl closed the other end: the first read ends the worker.
+    try:
+        Worker(channel, Pulse(given.pulse)).run()
+    except (BrokenPipeError, ConnectionResetError):
+        return 0
+    except ProtocolError as error:
+        print(f"the parent sent what cannot be read: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)      # nothing to save: torch's orderly end takes longer than all the rest

@@ -1,0 +1,75 @@
+"""Speaks the worker's side of the channel without an engine; the prompt says what shall happen.
+
+die: end by SIGKILL. hang: never answer. slow: answer after 20 steps of 20 ms, cancellable.
+Everything else is echoed. A plugin called "hangs" does so when it is loaded. With AIOS_FAKE_WORKER=broken it
+ends before it is set up.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from aios.ipc.stream import Framer, Notification, Request, Response, encode
+from aios.service.pulse import Pulse
+
+
+def main() -> None:
+    channel = socket.socket(fileno=int(sys.argv[sys.argv.index("--channel") + 1]))
+    pulse = Pulse(int(sys.argv[sys.argv.index("--pulse") + 1]))
+    if os.environ.get("AIOS_FAKE_WORKER") == "broken":
+        os._exit(3)
+    framer, slow = Framer(), dict[int, int]()
+    while True:
+        pulse.beat("request:" + ",".join(map(str, slow)) if slow else "idle")
+        if select.select([channel], [], [], 0.02 if slow else None)[0]:
+            data = channel.recv(1 << 16)
+            if not data:
+                return
+            for message in framer.feed(data):
+                if isinstance(message, Notification):
+                    if slow.pop(message.params[0], None) is not None:
+                        channel.sendall(answer(message.params[0], None, error=["request.cancelled", "cancelled"]))
+                elif isinstance(message, Request):
+                    take(message, channel, pulse, slow)
+        for number in list(slow):
+            slow[number] += 1
+            channel.sendall(encode(Notification(method="state", params=[number, {"step": slow[number], "steps": 20}])))
+            if slow[number] == 20:
+                del slow[number]
+                channel.sendall(answer(number, {"usage": {}}))
+
+
+def take(message: Request, channel: socket.socket, pulse: Pulse, slow: dict[int, int]) -> None:
+    given: dict[str, Any] = message.params[0]
+    if message.verb in ("setup", "reload"):
+        if given["plugins"] == ["hangs"]:
+            pulse.beat("plugin:hangs")
+            time.sleep(600)
+        channel.sendall(encode(Notification(method="plugins", params=[{"active": {"p": "h"}}])))
+        channel.sendall(answer(message.msgid, {}))
+        return
+    pulse.beat(f"request:{message.msgid}")
+    prompt = given["request"].get("prompt", "")
+    if prompt.startswith("die"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if prompt.startswith("hang"):
+        time.sleep(600)
+    if prompt.startswith("slow"):
+        slow[message.msgid] = 0
+    else:
+        channel.sendall(answer(message.msgid, {"echo": prompt, "alone": given["alone"], "usage": {},
+                                               "pid": os.getpid()}))
+
+
+def answer(number: int, result: Any, error: Any = None) -> bytes:
+    return encode(Response(msgid=number, error=error, result=result))
+
+
+if __name__ == "__main__":
+    main()
