@@ -25,7 +25,7 @@ from aios.lab.report import LabOptions, Report, Row
 from aios.lab.scratch_home import ScratchDaemon, children, scratch_daemon
 
 KILLS = 210
-KILLS_QUICK = 12
+KILLS_QUICK = 8
 BUSY_SECONDS_MAX = 60.0        # until the worker is at the request; it may have to start first
 DELAY_SECONDS_MAX = 0.4        # from being busy to the kill: some hundred denoising steps
 COLD_SHARE = 0.3               # of kills that come while the worker is still starting

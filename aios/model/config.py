@@ -70,7 +70,7 @@ class TransformerConfig:
         options.setdefault("num_kv_heads", num_heads)
         options.setdefault("head_dim", hidden_dim // num_heads)
         options.setdefault("ffn_dim", -(-hidden_dim * 8 // 3 // FFN_MULTIPLE) * FFN_MULTIPLE)
-        return cls(hidden_dim=hidden_dim, num_layers=num_layers, **options)  # type: ignore[misc]  # sizes are set
+        return cls(hidden_dim=hidden_dim, num_layers=num_layers, **options)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for config.json; `TransformerConfig(**data)` is the way back."""

@@ -29,7 +29,7 @@ from aios.service.heap import return_freed_memory
 from aios.service.housekeeping import Housekeeping
 from aios.service.instance import Listener, Lock, sweep
 from aios.service.jobs import Board
-from aios.service.launch import report_ready
+from aios.service.launch import ReadyPipe
 from aios.service.notify import Notifier
 from aios.service.server import Server
 from aios.service.worker_link import WorkerLink, resident_mb
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from aios.service.watcher import Watcher
 
 FLUSH_SECONDS = 1.0        # for the last answers to leave before the sockets close
-STATUS_SECONDS = 60.0      # how often the service manager's status line is renewed at most
 
 
 class Daemon:
@@ -68,7 +67,7 @@ class Daemon:
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    async def run(self, listener: Listener, ready_fd: int | None) -> None:
+    async def run(self, listener: Listener, ready: ReadyPipe) -> None:
         """Serve until SIGTERM, SIGINT or the verb stop; returns when everything is ended."""
         loop = asyncio.get_running_loop()
         # create_server rather than create_unix_server: the latter would unlink an inherited socket (Python 3.13).
@@ -77,7 +76,7 @@ class Daemon:
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self.reload()))
         self.notifier.ready(f"listening on {self.places.socket}")
-        report_ready(ready_fd, {"pid": os.getpid(), "socket": str(self.places.socket)})
+        ready.tell({"pid": os.getpid(), "socket": str(self.places.socket)})
         self.log("daemon.ready", version=__version__, socket=str(self.places.socket), safe_mode=self.safe_mode)
         self._ping_watchdog()
         loop.call_soon(self._start_services)
@@ -274,6 +273,7 @@ def run_daemon(places: Places, settings: Config | None = None, *, safe_mode: boo
     log: EventLog | None = None
     lock: Lock | None = None
     listener: Listener | None = None
+    ready = ReadyPipe(ready_fd)
     return_freed_memory()
     try:
         places.create()
@@ -285,15 +285,14 @@ def run_daemon(places: Places, settings: Config | None = None, *, safe_mode: boo
         if foreground:
             print(f"aios {__version__} listens on {places.socket} (pid {os.getpid()}); Ctrl-C stops it",
                   file=sys.stderr, flush=True)
-        asyncio.run(_serve(places, settings, log, listener, safe_mode, ready_fd, swept))
-        ready_fd = None
+        asyncio.run(_serve(places, settings, log, listener, safe_mode, ready, swept))
         return 0
     except AiosError as error:
-        report_ready(ready_fd, error)
+        ready.tell(error)
         raise
     except OSError as error:
         failure = ConfigError(f"the daemon cannot run here: {error}", remedy="set AIOS_HOME to a folder you own")
-        report_ready(ready_fd, failure)
+        ready.tell(failure)
         raise failure from error
     finally:
         if listener is not None:
@@ -307,11 +306,11 @@ def run_daemon(places: Places, settings: Config | None = None, *, safe_mode: boo
 
 
 async def _serve(places: Places, settings: Config, log: EventLog, listener: Listener, safe_mode: bool,
-                 ready_fd: int | None, swept: int) -> None:
+                 ready: ReadyPipe, swept: int) -> None:
     log("daemon.start", version=__version__, swept=swept, inherited_socket=listener.inherited)
     daemon = Daemon(places, settings, log, safe_mode=safe_mode)
     daemon.tokens.renew_owner(places.owner_token)
-    await daemon.run(listener, ready_fd)
+    await daemon.run(listener, ready)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -320,8 +319,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--safe-mode", action="store_true", help="first-party plugins only")
     parser.add_argument("--ready-fd", type=int, help="write one JSON line here when clients are accepted")
     given = parser.parse_args(arguments)
-    if given.ready_fd is not None:
-        os.set_inheritable(given.ready_fd, False)
     try:
         return run_daemon(Places.find(), safe_mode=given.safe_mode, foreground=given.ready_fd is None,
                           ready_fd=given.ready_fd)

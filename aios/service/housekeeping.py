@@ -42,9 +42,12 @@ class Housekeeping:
             self._busy = False
 
     async def _findings(self) -> dict[str, Any]:
-        process = await asyncio.create_subprocess_exec(
-            "nice", "-n", str(NICE), *python_command("aios.store.housekeeping"), env=python_environ(), cwd="/",
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "nice", "-n", str(NICE), *python_command("aios.store.housekeeping"), env=python_environ(), cwd="/",
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL)
+        except OSError as error:
+            return {"outcome": f"failed: {error.strerror}"}
         try:
             out, _ = await asyncio.wait_for(process.communicate(), HOUSEKEEPING_SECONDS_MAX)
             found = json.loads(out[:FINDINGS_BYTES_MAX])

@@ -58,16 +58,22 @@ def launch(places: Places, *, safe_mode: bool = False, environ: dict[str, str] |
                     process=process)
 
 
-def report_ready(descriptor: int | None, answer: dict[str, Any] | AiosError) -> None:
-    """The daemon's side: say once how the start went; a parent that no longer listens is no error."""
-    if descriptor is None:
-        return
-    told = answer if isinstance(answer, dict) else {"error": answer.to_wire()}
-    try:
-        os.write(descriptor, json.dumps(told, default=str).encode()[:LINE_BYTES_MAX - 1] + b"\n")
-    except OSError:
-        return
-    finally:
+class ReadyPipe:
+    """The daemon's side: says once how the start went; a parent that no longer listens is no error."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)
+
+    def tell(self, answer: dict[str, Any] | AiosError) -> None:
+        """Write the line and close; a second call does nothing."""
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        told = answer if isinstance(answer, dict) else {"error": answer.to_wire()}
+        with suppress(OSError):
+            os.write(descriptor, json.dumps(told, default=str).encode()[:LINE_BYTES_MAX - 1] + b"\n")
         os.close(descriptor)
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from aios.service.pulse import Pulse
 from aios.service.spawn import python_command, python_environ
 
 DEATHS_IN_A_ROW_MAX = 5        # without one finished request in between: the next one would die too
+START_SECONDS = 60.0           # importing torch from a cold disk beside other work; the stall limit is for quanta
 STOP_SECONDS = 5.0             # from the closed channel to SIGKILL
 EOF_SECONDS = 1.0              # a grandchild that holds the channel open cannot delay the news of a death for longer
 TICK_SECONDS_MAX = 5.0         # of looking at the pulse, only while there is work
@@ -173,30 +175,32 @@ class WorkerLink(asyncio.Protocol):
         return min(max(self.stall_seconds / 4, 0.05), TICK_SECONDS_MAX)
 
     def _start(self) -> None:
-        self._pulse = Pulse.create()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.setblocking(False)
-        command = python_command("aios.service.worker", "--channel", str(theirs.fileno()),
-                                 "--pulse", str(self._pulse.descriptor))
-        try:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd="/", env=python_environ(),
-                                             pass_fds=(theirs.fileno(), self._pulse.descriptor))
-            self._pidfd = os.pidfd_open(self._process.pid)
-        except OSError as error:
-            ours.close()
-            self._pulse.close()
-            self._deaths += 1
-            self.reason = f"it could not be started: {error.strerror}"
-            self._board.abandon_all(WorkerDied(f"the model worker: {self.reason}", remedy="try again in a moment"))
-            return
-        finally:
-            theirs.close()
+        with ExitStack() as undo:
+            try:
+                pulse = Pulse.create()
+                undo.callback(pulse.close)
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+                undo.callback(ours.close)
+                ours.setblocking(False)
+                with theirs:
+                    command = python_command("aios.service.worker", "--channel", str(theirs.fileno()),
+                                             "--pulse", str(pulse.descriptor))
+                    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd="/", env=python_environ(),
+                                               pass_fds=(theirs.fileno(), pulse.descriptor))
+                self._pidfd = os.pidfd_open(process.pid)
+            except OSError as error:
+                self._deaths += 1
+                self.reason = f"it could not be started: {error.strerror}"
+                self._board.abandon_all(WorkerDied(f"the model worker: {self.reason}", remedy="try again in a moment"))
+                return
+            undo.pop_all()
+        self._process, self._pulse = process, pulse
         self._phase, self._retiring, self._verdict = "starting", False, None
         self._framer = stream.Framer()
         self._ended.clear()
         loop = asyncio.get_running_loop()
         loop.add_reader(self._pidfd, self._exited)
-        self._log("worker.start", worker=self._process.pid)
+        self._log("worker.start", worker=process.pid)
         self._spawn(self._introduce(ours))
 
     async def _introduce(self, channel: socket.socket) -> None:
@@ -272,8 +276,9 @@ class WorkerLink(asyncio.Protocol):
             return
         assert self._pulse is not None
         # Before there was something to do the page may have been quiet for as long as it liked.
-        if time.monotonic() - max(self._pulse.read().at, self._busy_since) > self.stall_seconds:
-            self._kill(f"no progress for {self.stall_seconds:g} s")
+        patience = self.stall_seconds if self._phase == "up" else max(self.stall_seconds, START_SECONDS)
+        if time.monotonic() - max(self._pulse.read().at, self._busy_since) > patience:
+            self._kill(f"no progress for {patience:g} s")
             return
         self._plan_tick()
 

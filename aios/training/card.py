@@ -29,7 +29,7 @@ It knows no facts and follows no instructions; it is here so that `diffuse` and 
 - Network: `SharedTransformer`, {layers} layers of width {width}, bidirectional; tied embeddings of {vocab:,} tokens.
 - Process: absorbing (MDLM), log-linear schedule, no time conditioning; {never} reserved ids are never written.
 - Window: {length_max} tokens. One line is one utterance or paragraph; `<|eot|>` ends a document.
-- Default sampling: {sampler}, {steps_per_token:g} steps a token, temperature {temperature:g}.
+- Default sampling: {sampler}, temperature {temperature:g}, denoising steps per new token: {steps_per_token:g}.
 - Weights: moving average, float16, chosen by the held-out bound of the mixture.
 
 ## Data
@@ -47,8 +47,8 @@ CC BY-SA 4.0.
 that a rerun of as many steps comes close but not bit for bit.
 
 ## Held-out bound
-Upper bound on -log p of held-out documents in windows of 128 tokens ({draws} maskings of each window, the weights
-as shipped).
+Upper bound on -log p of held-out documents, measured on windows of 128 tokens with the weights as shipped
+({rows} windows of each source at most, maskings of each: {draws}).
 
 | source | nats per token | bits per byte |
 |---|---|---|

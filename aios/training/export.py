@@ -24,7 +24,6 @@ from aios.training.objective import held_out_bound
 LENGTH_MAX = 256  # tokens: the longest windows of training
 LICENCE = "CC-BY-SA-4.0"  # the strictest of the sources' licences
 BOUND_ROWS, BOUND_DRAWS = 192, 1  # of each source: about 25,000 tokens, 15 seconds in all on one core
-SHARED_MODE = 0o644  # the folder becomes part of a package, which whoever uses it must be able to read
 
 
 def specification(config: TransformerConfig, vocab_size: int, sampling: SamplingDefaults) -> dict[str, Any]:
@@ -78,6 +77,7 @@ def export(
         sampling,
         run=run,
         bounds=bounds,
+        rows=BOUND_ROWS,
         draws=BOUND_DRAWS,
         length_max=LENGTH_MAX,
         seed=seed,
@@ -98,7 +98,5 @@ def export(
         licence=LICENCE,
         embedded=True,
     )
-    for path in staged.iterdir():
-        path.chmod(SHARED_MODE)
     shutil.rmtree(folder, ignore_errors=True)
     staged.rename(folder)

@@ -32,11 +32,11 @@ JUDGE_TOKENS = (
 )
 JUDGE_SHARES = (0.1, 0.35, 0.55)  # of unigram, bigram and trigram in the judge's mixture
 ENTROPY_TOLERANCE_NATS = 0.1
-ROWS = 64
+ROWS = 48
 CANDIDATES = tuple(
-    SamplingDefaults(sampler=sampler, steps_per_token=steps, temperature=temperature, length=64)
-    for sampler, steps in (("ancestral", 1.0), ("ancestral", 0.5), ("confidence", 1.0), ("entropy", 1.0))
-    for temperature in (1.0, 0.85, 0.7)
+    SamplingDefaults(sampler=sampler, steps_per_token=1.0, temperature=temperature, length=64)
+    for sampler in ("ancestral", "confidence", "entropy")
+    for temperature in (0.85, 0.8, 0.75)
 )
 
 

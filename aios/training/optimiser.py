@@ -15,6 +15,7 @@ ADAM_EPS = 1e-8
 # Quintic whose fifth iterate maps singular values of (0, 1] near 1; from Jordan et al. 2024.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+NORM_EPS = 1e-7  # a gradient of zeros stays one
 
 
 def orthogonalise(stack: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n rows columns"]:
@@ -25,11 +26,12 @@ def orthogonalise(stack: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n ro
     a, b, c = NEWTON_SCHULZ
     tall = stack.shape[1] > stack.shape[2]
     x = stack.transpose(1, 2) if tall else stack
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + NORM_EPS)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.transpose(1, 2)
         x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return x.transpose(1, 2) if tall else x
+    out: Tensor = x.transpose(1, 2) if tall else x
+    return out
 
 
 class MuonAdam:

@@ -89,7 +89,9 @@ def test_a_sampler_recovers_the_distribution_of_a_markov_chain(name: str) -> Non
     rng = torch.Generator().manual_seed(7)
     options = {"budget_nats": 0.0} if name == "entropy" else {}
     *_, last = SAMPLERS[name](Exact(), masked(20_000), LogLinear(), EXACT_STEPS[name], rng, **options)
-    assert total_variation(last.segments[0].x) < 0.025  # 27 sequences, 20,000 rows: chance alone gives about 0.015
+    assert (
+        total_variation(last.segments[0].x) < 0.025
+    )  # 27 sequences, 20,000 rows: chance alone gives about 0.015
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

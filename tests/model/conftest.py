@@ -1,4 +1,4 @@
-"""Two threads and fixed seeds: small networks, the same numbers every time."""
+"""One thread and fixed seeds: small networks, the same numbers every time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import torch
 
 @pytest.fixture(autouse=True)
 def same_numbers() -> Iterator[None]:
-    """Seed torch's global generator, which fresh weights are drawn from."""
+    """Seed torch's global generator; use one thread, for on a busy machine two would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
+    torch.set_num_threads(threads)

@@ -1,6 +1,6 @@
 """Speaks the worker's side of the channel without an engine; the prompt says what shall happen.
 
-die: end by SIGKILL. hang: never answer. slow: answer after 20 steps of 20 ms, cancellable.
+die: end by SIGKILL. hang: never answer. slow: answer after 40 steps of 40 ms, cancellable.
 Everything else is echoed. A plugin called "hangs" does so when it is loaded. With AIOS_FAKE_WORKER=broken it
 ends before it is set up.
 """
@@ -27,7 +27,7 @@ def main() -> None:
     framer, slow = Framer(), dict[int, int]()
     while True:
         pulse.beat("request:" + ",".join(map(str, slow)) if slow else "idle")
-        if select.select([channel], [], [], 0.02 if slow else None)[0]:
+        if select.select([channel], [], [], 0.04 if slow else None)[0]:
             data = channel.recv(1 << 16)
             if not data:
                 return
@@ -39,8 +39,8 @@ def main() -> None:
                     take(message, channel, pulse, slow)
         for number in list(slow):
             slow[number] += 1
-            channel.sendall(encode(Notification(method="state", params=[number, {"step": slow[number], "steps": 20}])))
-            if slow[number] == 20:
+            channel.sendall(encode(Notification(method="state", params=[number, {"step": slow[number], "steps": 40}])))
+            if slow[number] == 40:
                 del slow[number]
                 channel.sendall(answer(number, {"usage": {}}))
 

@@ -30,6 +30,7 @@ from aios.errors import (
 from aios.ipc.client import Client
 from aios.lab.scratch_home import ScratchDaemon, answers, children
 from aios.messages import State
+from aios.service.launch import launch
 from aios.service.spawn import python_environ
 
 Served = tuple[ScratchDaemon, Client]
@@ -243,3 +244,36 @@ def test_the_worker_dies_with_a_parent_that_was_killed(obedient: Served) -> None
     assert Path(f"/proc/{worker}/oom_score_adj").read_text().strip() == "500"
     os.kill(scratch.pid, signal.SIGKILL)
     until(lambda: gone(worker), 5)
+
+
+def test_an_inherited_socket_is_served_and_left_alone(scratch: ScratchDaemon) -> None:
+    places = scratch.places
+    with socket.socket(socket.AF_UNIX) as given:
+        given.bind(str(places.socket))
+        given.listen()
+        # As systemd does it: descriptor 3, and the variables name the very process.
+        code = (f"import os, sys; os.dup2({given.fileno()}, 3); os.environ['LISTEN_PID'] = str(os.getpid())\n"
+                "os.execv(sys.executable, [sys.executable, '-P', '-m', 'aios.service.daemon'])")
+        process = subprocess.Popen([sys.executable, "-c", code], pass_fds=(given.fileno(),), stderr=subprocess.DEVNULL,
+                                   env={**python_environ(scratch.environ), "LISTEN_FDS": "1"})
+        try:
+            until(places.owner_token.exists)      # connecting succeeds at once, the token comes with the daemon
+            with scratch.connect() as client:
+                assert client.status().pid == process.pid
+            process.terminate()
+            assert process.wait(20) == 0
+            assert places.socket.exists(), "it belongs to systemd"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_safe_mode_leaves_strangers_out(scratch: ScratchDaemon, install_plugin: Callable[[Places], None]) -> None:
+    install_plugin(scratch.places)
+    scratch.launched = launch(scratch.places, safe_mode=True, environ=scratch.environ)
+    with scratch.connect() as client:
+        assert client.status().safe_mode is True
+        allow(client)
+        states = {plugin["name"]: plugin["state"] for plugin in client.call("plugins.list")}
+        assert (states["obedient"], states["text_head"]) == ("disabled", "ready")
+    assert scratch.stop() == 0

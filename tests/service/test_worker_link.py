@@ -108,7 +108,7 @@ def test_states_reach_the_owner_and_cancelling_frees_the_worker() -> None:
             assert s.board.cancel(s.owner, msgid)
             assert isinstance(s.owner.answers[msgid], Cancelled)
             await until(lambda: s.board.idle)
-            assert len(s.owner.states) < 20
+            assert len(s.owner.states) < 40
 
     asyncio.run(scene())
 
@@ -201,7 +201,7 @@ def test_a_hung_worker_is_killed_and_its_request_blamed() -> None:
 
 def test_a_slow_worker_that_moves_is_not_killed() -> None:
     async def scene() -> None:
-        async with stage(stall=0.25) as s:
+        async with stage(stall=1.0) as s:
             assert await s.ask("slow") == {"usage": s.owner.answers[1]["usage"]}
             assert s.link.restarts == 0
 
@@ -210,9 +210,9 @@ def test_a_slow_worker_that_moves_is_not_killed() -> None:
 
 def test_having_been_idle_for_long_is_no_stall() -> None:
     async def scene() -> None:
-        async with stage(stall=0.3) as s:
+        async with stage(stall=0.8) as s:
             await s.ask("a")
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(1.2)
             assert await s.ask("slow") is not None
             assert s.link.restarts == 0
 

@@ -43,7 +43,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(embedded, "VOCAB_SIZE", 300)
     monkeypatch.setattr(embedded, "NETWORK", CONFIG)
     monkeypatch.setattr(embedded, "SAMPLING", SAMPLING)
-    monkeypatch.setattr(embedded, "THREADS", torch.get_num_threads())
+    monkeypatch.setattr(embedded, "THREADS", 1)
     monkeypatch.setattr(embedded, "NICENESS", 0)
     monkeypatch.setattr(card, "SAMPLE_SEEDS", range(2))
     return tmp_path
