@@ -35,7 +35,7 @@ PLUGIN_MAY_IMPORT = ("aios.contracts", "aios.errors", "aios.hookspecs", "aios.me
 CLI_REACHES = {"cli", "ipc", "security", "config", "messages", "errors", "log"}
 FILE_LINES_MAX, FUNCTION_LINES_MAX = 500, 70
 SOURCES = sorted(p for top in ("aios", "plugins", "tests") for p in (ROOT / top).rglob("*.py")
-                 if "__pycache__" not in p.parts)
+                 if not {"__pycache__", "_plugins"} & set(p.parts))   # _plugins: a copy that an installation leaves
 PACKAGE = [p for p in SOURCES if p.is_relative_to(ROOT / "aios")]
 
 

@@ -62,10 +62,11 @@ def first_party_folder() -> Path | None:
     """Where the plugins are that ship with this AIOS."""
     package = Path(__file__).resolve().parent.parent
     installed, checkout = package / "_plugins", package.parent / "plugins"
-    if installed.is_dir():
-        return installed
-    # Without this check, a stranger's top-level `plugins` package beside an installed aios would count as ours.
-    return checkout if checkout.is_dir() and (package.parent / "rust" / "aios_native").is_dir() else None
+    # A stranger's top-level `plugins` package beside an installed aios is not ours; in a source checkout, though,
+    # an editable installation leaves a copy in `_plugins` that must not hide the files being edited.
+    if checkout.is_dir() and (package.parent / "rust" / "aios_native").is_dir():
+        return checkout
+    return installed if installed.is_dir() else None
 
 
 def look(folder: Path, source: Source, package: str | None = None) -> Found:
