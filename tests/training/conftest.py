@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-import torch
 
 from aios.training.data import Corpus, tokenise, train_tokenizer
 from aios.training.sources import Document
@@ -29,14 +26,3 @@ def corpus() -> Corpus:
     tokenizer = train_tokenizer((line for d in documents(40) for line in d.lines), 320)
     train, held_out = tokenise(documents(40), tokenizer), tokenise(documents(20, 40), tokenizer)
     return Corpus(train={"houses": train}, held_out={"houses": held_out}, weights={"houses": 1.0})
-
-
-@pytest.fixture(autouse=True)
-def same_numbers() -> Iterator[None]:
-    """Seed torch's global generator; use one thread, for on a busy machine two would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-    torch.set_num_threads(threads)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from aios import __version__
 from aios.errors import ProtocolError
@@ -37,20 +36,11 @@ def ping(daemon: Daemon, caller: Connection, params: Nothing) -> str:
 
 def api(daemon: Daemon, caller: Connection, params: Nothing) -> list[dict[str, Any]]:
     """The table of verbs as data."""
-    return [{"name": verb.name, "scope": verb.scope, "params": _members(verb), "result": _written(verb.result),
-             "streams": verb.streams, "doc": verb.doc} for verb in protocol.VERBS.values()]
+    from aios.ipc import description  # rarely asked for: not in the memory of an idle daemon
+
+    return description.verbs()
 
 
 def cancel(daemon: Daemon, caller: Connection, params: Cancel) -> bool:
     """Cancel a request of this connection."""
     return daemon.board.cancel(caller, params.msgid)
-
-
-def _members(verb: protocol.Verb) -> dict[str, str]:
-    """Parameter name -> type as Python writes it; what every worker verb accepts beside its own is included."""
-    kinds = [verb.params, *([protocol.Call] if verb.place == "worker" else [])]
-    return {field.name: str(field.type) for kind in kinds for field in fields(kind)}
-
-
-def _written(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
