@@ -137,11 +137,16 @@ def test_ctrl_c_during_a_call_cancels_it(client, fake):
         eventually(lambda: any(getattr(message, "verb", "") == "slow" for message in fake.seen))
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
+    # A process started in the background by a shell ignores SIGINT; this one shall not, wherever it runs.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     helper = threading.Thread(target=interrupt)
     helper.start()
-    with pytest.raises(KeyboardInterrupt):
-        client.call("slow", seconds=3)
-    helper.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            client.call("slow", seconds=3)
+    finally:
+        helper.join()
+        signal.signal(signal.SIGINT, before)
     eventually(fake.cancelled)
     assert client.ping() == "pong"
 
