@@ -121,7 +121,8 @@ def campaign(kills: int, seed: int, progress: Callable[[str, float], None]) -> O
 def _one(daemon: ScratchDaemon, victim: str, rng: random.Random, account: Account, outcome: Outcome) -> None:
     busy = Busy(daemon, f"Once upon a time number {rng.randrange(10**9)}", rng.randrange(2**31))
     busy.start()
-    worker = _wait_busy(daemon, busy, cold=rng.random() < COLD_SHARE)
+    cold = rng.random() < COLD_SHARE
+    worker = _wait_busy(daemon, busy, cold=cold)
     with daemon.connect() as client:
         _make_token(client, account, rng)
         time.sleep(rng.random() * DELAY_SECONDS_MAX)
@@ -140,7 +141,7 @@ def _one(daemon: ScratchDaemon, victim: str, rng: random.Random, account: Accoun
         if rng.random() < 0.5:
             return                        # the next kill finds no worker yet
     else:
-        _judge(busy, WorkerDied)
+        _judge(busy, WorkerDied, may_survive=cold)
     _serve(daemon, rng)
     if victim == "worker":
         outcome.recoveries_ms.append((time.perf_counter() - killed) * 1e3)
@@ -217,12 +218,16 @@ def _check_tokens(daemon: ScratchDaemon, account: Account) -> None:
         account.pending.clear()
 
 
-def _judge(busy: Busy, wanted: type[AiosError]) -> None:
-    """The request that was running got its clear error."""
+def _judge(busy: Busy, wanted: type[AiosError], *, may_survive: bool = False) -> None:
+    """The request that was running got its clear error.
+
+    One that a starting worker had not been given yet may survive instead: the next worker answers it.
+    """
     busy.thread.join(BUSY_SECONDS_MAX)
-    if busy.thread.is_alive() or not isinstance(busy.outcome, wanted):
-        ended = "nothing" if busy.thread.is_alive() else repr(busy.outcome)
-        raise Unclean(f"the running request got {ended}, not {wanted.__name__}")
+    if busy.thread.is_alive():
+        raise Unclean("the running request got no answer")
+    if not (busy.answered and may_survive) and not isinstance(busy.outcome, wanted):
+        raise Unclean(f"the running request got {busy.outcome!r}, not {wanted.__name__}")
 
 
 def _serve(daemon: ScratchDaemon, rng: random.Random) -> None:

@@ -2,7 +2,7 @@
 
 Between any two quanta it reads what the parent sent, so that a cancellation, a short encode request or another
 generation never waits for more than one of them. Started as
-`python -m aios.service.worker --channel FD --pulse FD`; it ends when the channel ends.
+`python -m aios.service.worker --channel FD --pulse FD --parent PID`; it ends when the channel or the parent ends.
 """
 
 from __future__ import annotations
@@ -250,16 +250,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aios.service.worker")
     parser.add_argument("--channel", type=int, required=True)
     parser.add_argument("--pulse", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is for the daemon, which then tells us
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != given.parent:
+        return 0        # it died before prctl and left a setup in the channel: not worth loading anything for
     with contextlib.suppress(OSError):                  # a container may forbid it
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     faulthandler.enable()
     for descriptor in (given.channel, given.pulse):
         os.set_inheritable(descriptor, False)
     channel = socket.socket(fileno=given.channel)
-    # A parent that died before prctl closed the other end: the first read ends the worker.
     try:
         Worker(channel, Pulse(given.pulse)).run()
     except (BrokenPipeError, ConnectionResetError):

@@ -184,7 +184,7 @@ class WorkerLink(asyncio.Protocol):
                 ours.setblocking(False)
                 with theirs:
                     command = python_command("aios.service.worker", "--channel", str(theirs.fileno()),
-                                             "--pulse", str(pulse.descriptor))
+                                             "--pulse", str(pulse.descriptor), "--parent", str(os.getpid()))
                     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd="/", env=python_environ(),
                                                pass_fds=(theirs.fileno(), pulse.descriptor))
                 self._pidfd = os.pidfd_open(process.pid)
