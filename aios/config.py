@@ -31,7 +31,9 @@ class ModelSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tier: Literal["edge", "local", "cloud"] = "local"
     encoder: str = "minilm"
     text: str = "text-default"
-    threads: int = 0                     # 0: as many as there are cores
+    # Of the worker; 0: as many as there are cores. At the size of today's models a second thread gains nothing
+    # and loses much as soon as another program wants its core.
+    threads: int = 1
     keep_alive_seconds: float = 300.0    # the worker ends after this long without a request
     stall_seconds: float = 120.0         # one quantum that takes longer than this is a hung worker
 

@@ -1,7 +1,7 @@
 """The model worker: one thread, one loop, quanta of one denoiser call.
 
-Between any two quanta it reads what the parent sent, so that a cancellation, a short encode request or another
-generation never waits for more than one of them. Started as
+Between any two quanta it reads what the parent sent, so that a cancellation never waits for more than one of them,
+an encode request hardly longer, and neither kind of request starves the other. Started as
 `python -m aios.service.worker --channel FD --pulse FD --parent PID`; it ends when the channel or the parent ends.
 """
 
@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 OOM_SCORE = 500           # when memory runs out the kernel takes the worker, not the daemon
 PR_SET_PDEATHSIG = 1      # prctl(2)
+OWED_SECONDS_MAX = 0.1    # what an encode may wait for generations: a tenth of a second feels immediate
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,15 +73,24 @@ class Worker:
     batches: deque[Batch] = field(default_factory=deque)
     generations: deque[Generation] = field(default_factory=deque)
     models: tuple[Any, ...] = ()
+    owed_s: float = 0.0                      # time of generations before the next batch of encodes
 
     def run(self) -> None:
         """Serve until the parent closes the channel."""
         while self._receive(block=not (self.waiting or self.batches or self.generations)):
-            self._begin_batches()
-            if self.batches:
-                self._advance_batch(self.batches.popleft())
-            if self.generations:
-                self._advance_generation(self.generations.popleft())
+            self._advance()
+
+    def _advance(self) -> None:
+        """One quantum; when both kinds wait, encodes and generations get equal time, encodes first."""
+        began = time.monotonic()
+        if (self.waiting or self.batches) and not (self.generations and self.owed_s > 0):
+            self._begin_batch()
+            self._advance_batch(self.batches.popleft())
+            self.owed_s = min(self.owed_s + time.monotonic() - began, OWED_SECONDS_MAX)
+        elif self.generations:
+            self._advance_generation(self.generations.popleft())
+            # A first quantum may open a model and take seconds; nothing is owed to the other side for it.
+            self.owed_s = max(self.owed_s - (time.monotonic() - began), 0.0)
 
     def _receive(self, *, block: bool) -> bool:
         """Take in everything that has arrived; wait for something if there is nothing to do. False at the end."""
@@ -139,16 +150,16 @@ class Worker:
         else:
             self.engine.adopt(self.registry)
 
-    def _begin_batches(self) -> None:
-        """Everything that waits becomes one batch, ahead of longer ones; a suspect gets a batch of its own."""
+    def _begin_batch(self) -> None:
+        """Everything that waits becomes one batch, in turn with longer ones; a suspect gets a batch of its own."""
         if not self.waiting:
             return
         assert self.engine is not None
         together = [(number, request) for number, request, alone in self.waiting if not alone]
-        for group in [*([one] for one in ((n, r) for n, r, alone in self.waiting if alone)), together]:
+        for group in [together, *([(number, request)] for number, request, alone in self.waiting if alone)]:
             if group:
-                self.batches.appendleft(Batch(open={index: number for index, (number, _) in enumerate(group)},
-                                              quanta=self.engine.encode_many([request for _, request in group])))
+                self.batches.append(Batch(open={index: number for index, (number, _) in enumerate(group)},
+                                          quanta=self.engine.encode_many([request for _, request in group])))
         self.waiting.clear()
 
     def _advance_batch(self, batch: Batch) -> None:

@@ -13,7 +13,7 @@ from aios.ipc.stream import Framer, Notification, Request, Response, encode
 from aios.messages import Encode, Part, State, Usage, Verdict
 from aios.messages import Response as Answer
 from aios.service.pulse import Pulse
-from aios.service.worker import Worker
+from aios.service.worker import OWED_SECONDS_MAX, Worker
 
 
 def answered(text: str) -> Answer:
@@ -77,14 +77,12 @@ class Bench:
         self.ours.sendall(encode(Notification(method="cancel", params=[number])))
 
     def turn(self, count: int = 1) -> None:
-        """So many rounds of the loop."""
+        """So many rounds of the loop: a quantum of each kind that waits."""
         for _ in range(count):
             assert self.worker._receive(block=False)
-            self.worker._begin_batches()
-            if self.worker.batches:
-                self.worker._advance_batch(self.worker.batches.popleft())
-            if self.worker.generations:
-                self.worker._advance_generation(self.worker.generations.popleft())
+            for _ in range(bool(self.worker.waiting or self.worker.batches) + bool(self.worker.generations)):
+                self.worker._advance()
+            self.worker.owed_s = 0.0        # how long the fakes took differs from run to run
 
     def answers(self) -> dict[int, Response]:
         self.ours.setblocking(False)
@@ -103,6 +101,18 @@ def bench() -> Iterator[Bench]:
     one.ours.close()
     one.worker.channel.close()
     one.pulse.close()
+
+
+def test_time_that_encodes_took_is_given_to_generations_before_the_next_batch(bench: Bench) -> None:
+    bench.ask(1, "diffuse", prompt="9")
+    bench.turn()
+    bench.worker.owed_s = 60.0                     # as after a long batch
+    bench.ask(2, "encode", texts=["a"])
+    bench.turn()
+    assert 2 not in bench.answers() and bench.worker.waiting
+    bench.worker._advance()
+    assert 2 in bench.answers()
+    assert 0 < bench.worker.owed_s <= OWED_SECONDS_MAX
 
 
 def test_generations_take_turns_step_by_step(bench: Bench) -> None:
@@ -128,9 +138,17 @@ def test_a_long_encode_delays_neither_steps_nor_short_encodes(bench: Bench) -> N
     bench.ask(2, "encode", texts=["a"] * 50)
     bench.turn(3)
     bench.ask(3, "encode", texts=["a"])
-    bench.turn()
+    bench.turn(2)
     assert 3 in bench.answers() and 2 not in bench.answers()
-    assert bench.engine.log.count("step 100") == 4
+    assert bench.engine.log.count("step 100") == 5
+
+
+def test_short_encodes_that_keep_coming_do_not_starve_a_long_one(bench: Bench) -> None:
+    bench.ask(1, "encode", texts=["a"] * 3)
+    for number in range(2, 12):
+        bench.turn()
+        bench.ask(number, "encode", texts=["a"])
+    assert 1 in bench.answers()
 
 
 def test_encodes_that_wait_together_are_one_batch_but_a_suspect_is_alone(bench: Bench) -> None:
