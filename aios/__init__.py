@@ -11,18 +11,25 @@ if TYPE_CHECKING:
     from aios.ipc.client import Client as Client
     from aios.ipc.client import connect as connect
     from aios.ipc.client import connect_async as connect_async
+    from aios.store.convert import ModelConverter as ModelConverter
+    from aios.store.quant import ArrowQuant as ArrowQuant
+    from aios.store.weights import WeightLoader as WeightLoader
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ArrowEngine": "aios.engine.arrow",
+    "ArrowQuant": "aios.store.quant",
     "hookimpl": "aios.hookspecs",
     "Client": "aios.ipc.client",
     "AsyncClient": "aios.ipc.client",
     "connect": "aios.ipc.client",
     "connect_async": "aios.ipc.client",
+    "ModelConverter": "aios.store.convert",
+    "WeightLoader": "aios.store.weights",
 }
-__all__ = ["ArrowEngine", "AsyncClient", "Client", "__version__", "connect", "connect_async", "hookimpl"]
+__all__ = ["ArrowEngine", "ArrowQuant", "AsyncClient", "Client", "ModelConverter", "WeightLoader", "__version__",
+           "connect", "connect_async", "hookimpl"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,9 @@
 """The Rust extension, built from rust/aios_native."""
 
+from os import PathLike
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 def cpu_features() -> list[str]:
@@ -7,6 +11,87 @@ def cpu_features() -> list[str]:
 
 def crc32c(data: Buffer, seed: int = 0) -> int:
     """The CRC32C of a contiguous bytes-like object, continued from `seed`, that of what came before."""
+
+def read_safetensors(source: str | Buffer) -> list[tuple[str, str, list[int], int, int]]:
+    """(name, dtype, shape, begin, end) of every tensor of a file, given by path or as bytes, in file order.
+
+    Like every reader below it raises OSError for what cannot be read, ValueError for what contradicts its format or
+    is too large, NotImplementedError for what is well formed and unknown.
+    """
+
+def read_gguf(source: str | Buffer) -> tuple[int, dict[str, object], list[tuple[str, str, list[int], int, int]]]:
+    """(version, metadata, tensors with their block types) of a GGUF file, given by path or as bytes."""
+
+def gguf_block(kind: str) -> tuple[int, int, int, bool]:
+    """(elements, bytes, bits of a code or 0 where repacking would lose, whether codes have zeros) of a block type."""
+
+def gguf_dequantize(kind: str, data: Buffer, half: bool = False) -> bytes:
+    """The values of whole blocks as little-endian f32, or f16 rounded to nearest."""
+
+def gguf_pack(kind: str, data: Buffer, rows: int, columns: int) -> tuple[bytes, bytes, bytes | None]:
+    """Codes, scales and zeros in the packed order of whole rows of blocks, without loss."""
+
+_Memory: TypeAlias = Buffer | NDArray[Any]   # NumPy's stubs call arrays buffers from Python 3.12 on
+_Parts: TypeAlias = tuple[_Memory, _Memory, _Memory | None]   # codes, scales, zeros
+
+def quant_pack(
+    sizes: tuple[int, int, int, int], plain: _Parts, out: _Parts, threads: int
+) -> None:
+    """Packs plain codes (rows, columns) uint8, scales and zeros (rows, groups) f16 bits into `out`.
+
+    sizes: (rows, columns, bits, group size). Packed parts: codes uint8 flat, scales and zeros (panels, groups, 32) f16
+    bits, zeros None where symmetric. This and the next raise ValueError for values and sizes, BufferError for buffers
+    that are not contiguous, not writable or overlap.
+    """
+
+def quant_unpack(
+    sizes: tuple[int, int, int, int], packed: _Parts, out: _Parts, threads: int
+) -> None:
+    """The inverse of `quant_pack`."""
+
+def quant_dequantize(
+    sizes: tuple[int, int, int, int], packed: _Parts, out: _Memory, threads: int
+) -> None:
+    """The weights (rows, columns) f32 that packed parts stand for."""
+
+def quant_rtn(
+    weights: _Memory, bits: int, group_size: int, out: _Parts, threads: int, *,
+    search: bool = False, importance: _Memory | None = None, first_row: int = 0
+) -> None:
+    """Rounds weights (rows, columns) f32 to nearest; errors count rows from `first_row`."""
+
+def quant_hqq(
+    weights: _Memory, bits: int, group_size: int, out: _Parts, threads: int, *,
+    first_row: int = 0
+) -> None:
+    """Quantises weights (rows, columns) f32 by half-quadratic splitting."""
+
+def quant_gptq(
+    weights: _Memory, bits: int, group_size: int, out: _Parts, threads: int, *,
+    hessian: _Memory, damping: float, search: bool
+) -> None:
+    """Quantises weights (rows, columns) f32 by GPTQ with a Hessian (columns, columns) f64."""
+
+def quant_residual(
+    lost: _Memory, left: _Memory, right: _Memory, threads: int, *, hessian: _Memory | None = None, damping: float = 0.0
+) -> None:
+    """Writes f16 factors (rows, rank) and (rank, columns) of the loss (rows, columns) f32."""
+
+class PackedMatrix:
+    """A packed matrix over buffers that stay where they are; halves come as u16 bits."""
+
+    def __new__(
+        cls, rows: int, columns: int, bits: int, group_size: int, codes: Buffer, scales: Buffer,
+        zeros: Buffer | None = None, left: Buffer | None = None, right: Buffer | None = None,
+    ) -> PackedMatrix: ...
+    def matmul(self, x: Buffer, out: Buffer, threads: int = 1) -> None:
+        """out (m, rows) = x (m, columns) times the matrix transposed; contiguous f32."""
+
+    def gather(self, ids: Buffer, out: Buffer, threads: int = 1) -> None:
+        """out (n, columns) f32 = the rows that `ids` (n) i64 name; IndexError where there is none."""
+
+    def dequantize(self, out: Buffer, threads: int = 1) -> None:
+        """out (rows, columns) f32 = the whole matrix, residual included."""
 
 class FrameScanner:
     """Finds where MessagePack frames end in a stream fed in any pieces; builds no object."""
@@ -18,3 +103,60 @@ class FrameScanner:
     @property
     def partial(self) -> bool:
         """True when the last byte fed was not the last of a frame."""
+
+class StorageError(Exception):
+    """(kind, tensor or None, why) of a weight file; kind is corrupt, input, limit or busy."""
+
+class WeightFile(Buffer):
+    """A weight file, open and mapped; as a buffer it is the whole file, and writes stay in this process."""
+
+    def __new__(cls, path: str | PathLike[str], check: bool) -> WeightFile: ...
+    def names(self) -> list[str]:
+        """The tensors' names, in file order."""
+
+    def metadata(self) -> list[tuple[str, str]]:
+        """Keys and values of the footer."""
+
+    def tensors_sha256(self) -> str:
+        """The identity of all tensors."""
+
+    def record(
+        self, index: int
+    ) -> tuple[str, str, list[int], int, bool, int, int, list[tuple[int, int]], int, str]:
+        """name, dtype, shape, group_size, symmetric, order, rank, (offset, bytes) of each part, checksum, sha256."""
+
+    def verify(self, index: int) -> None:
+        """Check everything about one tensor."""
+
+    def intact(self, wait: bool) -> bool:
+        """Raise what is known to be wrong; False while the background check still runs."""
+
+    def close(self) -> None:
+        """End the background check."""
+
+class WeightWriter:
+    """Writes one weight file, tensor after tensor."""
+
+    def __new__(cls, path: str | PathLike[str], source: str) -> WeightWriter: ...
+    def done(self) -> list[str]:
+        """The tensors that are complete."""
+
+    def begin(
+        self, name: str, dtype: str, shape: list[int], group_size: int, symmetric: bool, rank: int
+    ) -> list[int]:
+        """Begin a tensor; the bytes that each part must receive."""
+
+    def write(self, part: str, piece: Buffer) -> None:
+        """The next bytes of a part."""
+
+    def end(self) -> None:
+        """The tensor is complete."""
+
+    def tensors_sha256(self) -> str:
+        """The identity of the tensors so far."""
+
+    def finish(self, metadata: list[tuple[str, str]]) -> None:
+        """Write directory and footer, sync, rename into place."""
+
+    def abandon(self) -> None:
+        """Remove the partial file and its journal."""

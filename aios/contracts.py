@@ -192,6 +192,47 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PackedTensor:
+    """A weight matrix (rows, columns) in codes of few bits, in the packed order that every kernel reads in place.
+
+    The weight of code c is zero + scale * c; without zeros it is scale * (c - 2^(bits - 1)). Groups of `group_size`
+    columns share scale and zero; the last group of a row may be shorter. `left @ right` (n, r) (r, k) is an optional
+    residual that is added. Order 1: panels of 32 rows, see rust/arrow_quant/src/order.rs.
+    """
+
+    rows: int
+    columns: int
+    bits: int                          # 8, 4 or 2
+    group_size: int                    # 32, 64 or 128
+    codes: Tensor                      # uint8, flat
+    scales: Tensor                     # float16, (panels, groups, 32)
+    zeros: Tensor | None = None        # float16, (panels, groups, 32); None: symmetric
+    left: Tensor | None = None         # float16, (rows, rank)
+    right: Tensor | None = None        # float16, (rank, columns)
+    order: int = 1
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns) of the matrix it stands for."""
+        return self.rows, self.columns
+
+    @property
+    def parts(self) -> Mapping[str, Tensor]:
+        """What is stored, by part name, without what is absent."""
+        every = {"data": self.codes, "scales": self.scales, "zeros": self.zeros, "left": self.left, "right": self.right}
+        return {name: part for name, part in every.items() if part is not None}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its parts."""
+        return sum(part.numel() * part.element_size() for part in self.parts.values())
+
+
+def _intact(wait: bool) -> None:
+    """What was never mapped from a file cannot rot under us."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenModel:
     """A model opened by the engine: spec and tensors, mapped from its files."""
 
@@ -200,8 +241,9 @@ class OpenModel:
     release: str                       # hash of spec, tokenizer and tensors
     path: Path
     spec: Mapping[str, Any]            # config.json
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor | PackedTensor]
     tokenizer: Tokenizer | None
+    intact: Callable[[bool], None] = _intact   # raises ModelCorrupt once the file proves bad; True waits for the check
 
 
 class Workbench(Protocol):

@@ -19,6 +19,10 @@ TEXTS_PER_ENCODE_MAX = 4096       # 4,096 x 384 f32 is 6 MiB: the answer fits on
 PROMPT_CHARS_MAX = 1 << 20        # a long book chapter; the model's context is far below it
 LENGTH_TOKENS_MAX = 4096          # a canvas of this size still takes well under a gigabyte
 STEPS_MAX = 4096                  # never more useful than one step a token
+NEW_TOKENS_MAX = 1 << 17          # the longest contexts of the models at hand
+CHAT_MESSAGES_MAX = 1024          # a day's conversation; its characters are limited as those of a prompt
+STOPS_MAX, STOP_CHARS_MAX = 16, 256   # every one is looked for after every token
+TOP_K_MAX = 1 << 20               # above every vocabulary
 
 Finish = Literal["stop", "length", "cancelled"]
 T = TypeVar("T")
@@ -64,8 +68,38 @@ class Infill(Sampling):
     model: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatMessage:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generate:
+    """Continue a prompt, or a conversation, token by token; `None` means the model's own default.
+
+    A model with a chat template reads the prompt as a user's message unless `raw` is set.
+    """
+
+    prompt: str = ""
+    messages: tuple[ChatMessage, ...] = ()    # a conversation instead of a prompt
+    system: str | None = None                 # goes before both
+    model: str | None = None
+    max_tokens: int = 256
+    temperature: float | None = None          # of the token distribution; 0 = most likely
+    top_k: int | None = None                  # keep the k most likely tokens; 0 = all
+    top_p: float | None = None                # keep the most likely ones that make up this share; 1 = all
+    min_p: float | None = None                # drop those less likely than this share of the likeliest; 0 = none
+    repetition_penalty: float | None = None   # of tokens that stand in the text already; 1 = none
+    stop: tuple[str, ...] = ()                # ends the text before the first of these
+    seed: int | None = None                   # drawn and reported when absent
+    raw: bool = False                         # continue the prompt as it stands
+
+
 Generation = Diffuse | Infill
-Request = Encode | Diffuse | Infill
+Request = Encode | Diffuse | Infill | Generate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +134,7 @@ class Verdict:
     temperature: float | None = None
     finish: Finish = "stop"
     plugin: str | None = None          # the head that answered
+    filters: dict[str, float] | None = None   # of an autoregressive model: top_k, top_p and their like
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,11 +159,16 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """The canvas after one denoising step; `pieces` has None where a position is still masked."""
+    """A request on its way.
+
+    Of a diffusion the canvas after one denoising step: `pieces` has None where a position is still masked. Of an
+    autoregressive model the text that became certain since the last state: every `delta` joined is the answer.
+    """
 
     step: int
     steps: int
     pieces: tuple[str | None, ...] = field(default=())
+    delta: str | None = None
 
     def rendered(self, mask: str = "░") -> str:
         """The text as it stands, with `mask` for every open position."""
@@ -155,6 +195,9 @@ def check(request: Request) -> None:
             raise BadInput(f"{len(request.texts)} texts in one request; the limit is {TEXTS_PER_ENCODE_MAX}",
                            remedy="send them in several requests")
         longest = max((len(text) for text in request.texts), default=0)
+    elif isinstance(request, Generate):
+        _check_generate(request)
+        longest = len(request.prompt) + len(request.system or "") + sum(len(one.content) for one in request.messages)
     else:
         _check_sampling(request)
         longest = len(request.prompt) if isinstance(request, Diffuse) else len(request.prefix) + len(request.suffix)
@@ -163,9 +206,33 @@ def check(request: Request) -> None:
 
 
 def _check_sampling(request: Sampling) -> None:
-    for name, value, low, high in (("length", request.length, 1, LENGTH_TOKENS_MAX),
-                                   ("steps", request.steps, 1, STEPS_MAX),
-                                   ("temperature", request.temperature, 0.0, 10.0),
-                                   ("seed", request.seed, 0, 2**63 - 1)):
-        if value is not None and not low <= value <= high:   # also refuses NaN
-            raise BadInput(f"{name} is {value}; it must lie in {low}..{high}", remedy=f"choose another {name}")
+    _check_range("length", request.length, 1, LENGTH_TOKENS_MAX)
+    _check_range("steps", request.steps, 1, STEPS_MAX)
+    _check_range("temperature", request.temperature, 0.0, 10.0)
+    _check_range("seed", request.seed, 0, 2**63 - 1)
+
+
+def _check_generate(request: Generate) -> None:
+    _check_range("max_tokens", request.max_tokens, 1, NEW_TOKENS_MAX)
+    _check_range("temperature", request.temperature, 0.0, 10.0)
+    _check_range("top_k", request.top_k, 0, TOP_K_MAX)
+    _check_range("top_p", request.top_p, 1e-6, 1.0)
+    _check_range("min_p", request.min_p, 0.0, 1.0)
+    _check_range("repetition_penalty", request.repetition_penalty, 0.01, 100.0)
+    _check_range("seed", request.seed, 0, 2**63 - 1)
+    _check_range("the number of messages", len(request.messages), 0, CHAT_MESSAGES_MAX)
+    _check_range("the number of stop texts", len(request.stop), 0, STOPS_MAX)
+    for text in request.stop:
+        _check_range("the length of a stop text", len(text), 1, STOP_CHARS_MAX)
+    if request.messages and request.prompt:
+        raise BadInput("there are both a prompt and messages", remedy="make the prompt the last message")
+    if request.raw and (request.messages or request.system is not None):
+        raise BadInput("a raw prompt has neither messages nor a system text", remedy="leave out raw, or put all of it "
+                                                                                     "into the prompt")
+    if request.system is not None and request.messages and request.messages[0].role == "system":
+        raise BadInput("there are two system texts", remedy="leave out one of them")
+
+
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:   # also refuses NaN
+        raise BadInput(f"{name} is {value}; it must lie in {low}..{high}", remedy=f"choose another {name}")

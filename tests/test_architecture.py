@@ -16,7 +16,7 @@ FLOORS = {
     "service": 7, "lab": 7, "testing": 7,
     "evolution": 6, "federation": 6,
     "engine": 5,
-    "memory": 4, "cards": 4, "training": 4,
+    "memory": 4, "cards": 4, "training": 4, "quantisation": 4,
     "model": 3, "diffusion": 3, "store": 3, "ipc": 3, "text": 3,
     "registry": 2, "hookspecs": 2, "security": 2, "ledger": 2,
     "errors": 1, "messages": 1, "config": 1, "log": 1, "contracts": 1,
@@ -28,7 +28,8 @@ ONE_IMPORTER = {
     "apscheduler": {"aios/service/scheduler"},
     "msgpack": {"aios/ipc/stream"},
     "watchdog": {"aios/service/watcher"},
-    "aios._native": {"aios/model/quant_linear", "aios/store", "aios/memory", "aios/text", "aios/ipc/stream"},
+    "aios._native": {"aios/model/quant_linear", "aios/store", "aios/memory", "aios/text", "aios/ipc/stream",
+                     "aios/lab/parsers"},     # which attacks every entry of it
 }
 PLUGIN_MAY_IMPORT = ("aios.contracts", "aios.errors", "aios.hookspecs", "aios.messages", "aios.model",
                      "aios.diffusion")

@@ -56,7 +56,7 @@ def test_the_wheel_holds_plugins_and_model_and_nothing_at_top_level(wheel: Path)
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"aios", "aios_daemon"}
     assert "aios/_plugins/text_head/plugin.toml" in names
-    assert "aios/_models/text-default/model.safetensors" in names
+    assert "aios/_models/text-default/model.parquet" in names
     assert "aios/_native.pyi" in names
     assert not [name for name in names if "__pycache__" in name or name.startswith("aios/_native/")]
 

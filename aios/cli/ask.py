@@ -38,7 +38,7 @@ def diffuse(
 
     On a terminal the prompt stands before the new text; a pipe receives the new text alone.
     """
-    prompt = _text(prompt)
+    prompt = text_argument(prompt)
     sampling = {"length": length, "steps": steps, "sampler": sampler, "temperature": temperature, "seed": seed}
     response = _generate("diffuse", {"prompt": prompt, "modality": modality, "model": model, **sampling},
                          around=(prompt, ""), watch=watch, as_json=json)
@@ -56,9 +56,9 @@ def infill(
 
     On a terminal the new text stands between the given ones; a pipe receives the new text alone.
     """
-    prefix = _text(prefix)
+    prefix = text_argument(prefix)
     sampling = {"length": length, "steps": steps, "sampler": sampler, "temperature": temperature, "seed": seed}
-    response = _generate("infill", {"prefix": prefix, "suffix": _whole(suffix), "modality": modality,
+    response = _generate("infill", {"prefix": prefix, "suffix": whole(suffix), "modality": modality,
                                     "model": model, **sampling},
                          around=(prefix, suffix), watch=watch, as_json=json)
     render.emit(response.to_json(), json, lambda: _show_answer(prefix, response, suffix))
@@ -73,7 +73,7 @@ def encode(
     With --json the answer also carries `vectors`, one list of numbers for each text; without it the vectors
     of a few texts are compared with each other.
     """
-    lines = _text("-").splitlines() if texts == ["-"] else [_whole(text) for text in texts]
+    lines = text_argument("-").splitlines() if texts == ["-"] else [whole(text) for text in texts]
     if len(lines) > TEXTS_PER_ENCODE_MAX:
         raise BadInput(f"{len(lines)} texts; the limit is {TEXTS_PER_ENCODE_MAX}",
                        remedy="send them in several calls")
@@ -86,10 +86,10 @@ def encode(
                 lambda: _show_vectors(lines, vectors, response))
 
 
-def _text(argument: str) -> str:
+def text_argument(argument: str) -> str:
     """The argument itself, or standard input for `-`; raises BadInput when it is too long or no text."""
     if argument != "-":
-        return _whole(argument)
+        return whole(argument)
     raw = sys.stdin.buffer.read(4 * PROMPT_CHARS_MAX + 1)
     try:
         text = raw.decode("utf-8")
@@ -101,7 +101,7 @@ def _text(argument: str) -> str:
     return text
 
 
-def _whole(argument: str) -> str:
+def whole(argument: str) -> str:
     """The argument; raises BadInput when the shell passed bytes that are no text."""
     try:
         argument.encode("utf-8")
@@ -139,10 +139,11 @@ def _show_answer(before: str, response: Response, after: str) -> None:
         return
     before, after = (render.paint(render.printable(text), "2", sys.stdout) for text in (before, after))
     print(before + render.printable(response.text) + after)
-    _show_cost(response)
+    show_cost(response)
 
 
-def _show_cost(response: Response) -> None:
+def show_cost(response: Response) -> None:
+    """What the answer cost and how it can be had again, as a remark."""
     usage, verdict = response.usage, response.verdict
     seed = f", seed {response.seed}" if response.seed is not None else ""
     tokens = f"{usage.completion_tokens} tokens, {usage.steps} steps, " if usage.steps else ""
@@ -168,4 +169,4 @@ def _show_vectors(texts: Sequence[str], vectors: Sequence[Sequence[float]], resp
     rows = [[str(i + 1), *(f"{sum(a * b for a, b in zip(one, other, strict=True)):.2f}" for other in vectors), text]
             for i, (one, text) in enumerate(zip(vectors, texts, strict=True))]
     render.table(["", *(str(i + 1) for i in range(len(vectors))), "cosine similarity"], rows, "no texts, no vectors")
-    _show_cost(response)
+    show_cost(response)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from aios.cli import render
 from aios.cli.options import Json, Yes, group
+from aios.cli.quantize import quantize
 from aios.errors import EX_DATAERR, AiosError
 
 if TYPE_CHECKING:
@@ -17,9 +22,10 @@ if TYPE_CHECKING:
 
 HASH_CHARS_SHOWN = 12   # enough to tell releases apart; --json has the whole
 
-app = group("Install, list, verify and remove models.")
+app = group("Install, import, export, compress, verify and remove models.")
 
 Name = Annotated[str, typer.Argument(help="The model's name.")]
+Precision = Annotated[Literal["f16", "f32"], typer.Option(help="What codes become that cannot be kept: f16 or f32.")]
 
 
 @app.command()
@@ -35,6 +41,38 @@ def pull(name: Annotated[str, typer.Argument(help="A model that `aios models lis
                             progress=lambda done, total, phase: move(done, total, f"{name}: {phase}"))
     render.emit(record.to_json(), json,
                 lambda: render.say(f"{record.name}: {render.size(record.bytes)}, verified, in {record.path}"))
+
+
+@app.command("import")
+def import_model(path: Annotated[Path, typer.Argument(help="A Hugging Face folder, or a file .safetensors, .gguf, "
+                                                           ".pt or .bin.")],
+                 name: Annotated[str, typer.Option(help="What it is to be called here.")],
+                 precision: Precision = "f16", json: Json = False) -> None:
+    """Install a model from files of yours, converted to Parquet V2."""
+    from aios.store.importing import import_model as convert
+
+    with render.progress(name, json, unit="bytes") as move, _can_go_on():
+        done = convert(path, name, precision=precision,
+                       progress=lambda at, total, phase: move(at, total, f"{name}: {phase}"))
+    found = {**done.record.to_json(), "dequantised": done.dequantised}
+    render.emit(found, json, lambda: _say_what_was_written(
+        f"{name}: {done.record.kind}, {render.size(done.record.bytes)}, in {done.record.path}", done.dequantised,
+        precision))
+
+
+@app.command()
+def export(name: Name, path: Annotated[Path, typer.Argument(help="The folder to make.")],
+           output_format: Annotated[Literal["safetensors", "parquet"], typer.Option(
+               "--format", help="safetensors, or parquet as it is.")] = "safetensors",
+           precision: Precision = "f16", json: Json = False) -> None:
+    """Write a model into a new folder that other programs read."""
+    from aios.store.importing import export_model
+
+    with render.progress(name, json, unit="bytes") as move:
+        done = export_model(name, path, output_format, precision=precision,
+                            progress=lambda at, total, phase: move(at, total, f"{name}: {phase}"))
+    found = {"name": name, "path": str(done.path), "format": output_format, "dequantised": done.dequantised}
+    render.emit(found, json, lambda: _say_what_was_written(f"{name}: {done.path}", done.dequantised, precision))
 
 
 @app.command("list")
@@ -56,11 +94,19 @@ def list_models(json: Json = False) -> None:
 
 @app.command()
 def show(name: Name, json: Json = False) -> None:
-    """One model: its record, its release and its files."""
+    """One model: its record, its spec, its files and its card."""
     from aios.store.models import find
+    from aios.store.record import open_weights
 
     record = find(name)
-    render.emit(record.to_json(), json, lambda: _show(record))
+    weights = open_weights(record, check=False)
+    parameters = sum(prod(tensor.shape) for tensor in weights.records.values())
+    stored = sum(tensor.bytes for tensor in weights.records.values())
+    dtypes = Counter(tensor.dtype for tensor in weights.records.values())
+    found = {**record.to_json(), "parameters": parameters, "dtypes": dict(sorted(dtypes.items())),
+             "bits_per_weight": 8 * stored / parameters if parameters else None, "spec": weights.spec,
+             "card": weights.card}
+    render.emit(found, json, lambda: _show(record, found))
 
 
 @app.command()
@@ -111,6 +157,9 @@ def ps(json: Json = False) -> None:
         "nothing is loaded; the first request loads its model"))
 
 
+app.command()(quantize)
+
+
 def _row(line: Listed) -> list[object]:
     if line.record is None:
         return [line.name, "", "", "", "", f"broken: {line.problem}"]
@@ -119,10 +168,34 @@ def _row(line: Listed) -> list[object]:
             f"{record.source} {record.source_version}", "part of the package" if record.embedded else ""]
 
 
-def _show(record: ModelRecord) -> None:
+def _show(record: ModelRecord, found: Mapping[str, Any]) -> None:
     render.facts({"model": record.name, "kind": record.kind, "architecture": record.architecture,
-                  "release": record.release, "source": f"{record.source} {record.source_version}",
-                  "licence": record.licence, "size": render.size(record.bytes), "folder": record.path})
+                  "release": record.release, "derived from": record.derived_from,
+                  "source": f"{record.source} {record.source_version}", "licence": record.licence,
+                  "parameters": f"{found['parameters']:,}", "bits per weight": found["bits_per_weight"],
+                  "tensors": found["dtypes"], "size": render.size(record.bytes), "folder": record.path})
     print()
     render.table(["file", "bytes", "sha256"],
                  [[file.name, file.bytes, file.sha256[:HASH_CHARS_SHOWN]] for file in record.files], "no files")
+    print()
+    render.facts(found["spec"])
+    if found["card"]:
+        print()
+        render.say(found["card"].rstrip())
+
+
+def _say_what_was_written(line: str, dequantised: int, precision: str) -> None:
+    render.say(line)
+    if dequantised:
+        render.remark(f"{dequantised} tensors were dequantised: their codes became {precision}")
+
+
+@contextmanager
+def _can_go_on() -> Iterator[None]:
+    """Ctrl-C is not the end of an import: say so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        render.remark("interrupted; the same command goes on where it stopped")
+        raise
+

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aios import config as configuration
-from aios import messages
+from aios import messages as checks
 from aios.config import Config, Places
 from aios.engine import encoding, pipeline, router
 from aios.engine.assembly import Assembly, LoadedModel
+from aios.engine.decoding import Decoding, Outcome
+from aios.engine.encoding import SentenceEncoder
 from aios.errors import AiosError, BadInput, Cancelled, PluginError
-from aios.messages import Diffuse, Encode, Generation, Infill, Request, Response, State
+from aios.messages import (
+    ChatMessage,
+    Diffuse,
+    Encode,
+    Generate,
+    Generation,
+    Infill,
+    Request,
+    Response,
+    State,
+    from_wire,
+    to_wire,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,13 +87,33 @@ class ArrowEngine:
                          temperature=temperature, seed=seed, model=model)
         return _finish(self.ask(request), on_state, cancel)
 
+    def generate(self, prompt: str = "", *, messages: Sequence[ChatMessage | Mapping[str, str]] | None = None,
+                 system: str | None = None, max_tokens: int = 256, temperature: float | None = None,
+                 top_p: float | None = None, top_k: int | None = None, min_p: float | None = None,
+                 repetition_penalty: float | None = None, stop: Sequence[str] = (), seed: int | None = None,
+                 raw: bool = False, model: str | None = None, on_text: Callable[[str], object] | None = None,
+                 cancel: Callable[[], bool] | None = None) -> Response:
+        """Continue a prompt or a conversation token by token with an autoregressive model.
+
+        What is None is the model's own default. `on_text` sees the text as it becomes certain; `cancel` is asked
+        after every step and, once it says True, Cancelled is raised.
+        """
+        request = Generate(
+            prompt=prompt, messages=tuple(from_wire(to_wire(one), ChatMessage) for one in messages or ()),
+            system=system, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+            repetition_penalty=repetition_penalty, stop=(stop,) if isinstance(stop, str) else tuple(stop), seed=seed,
+            raw=raw, model=model)
+        return _finish(self.ask(request), on_text and partial(_tell, on_text), cancel)
+
     def ask(self, request: Request) -> Generator[State, None, Response]:
         """Answer one request in quanta: yields after each, returns the answer; closing it cancels.
 
-        A generation yields its empty canvas and then once after every denoiser call. Nothing happens before the
-        first `next`, which raises what is wrong with the request.
+        A diffusion yields its empty canvas and then once after every denoiser call, an autoregressive model after
+        every forward. Nothing happens before the first `next`, which raises what is wrong with the request.
         """
-        messages.check(request)
+        if isinstance(request, Generate):
+            return (yield from self._ask_generate(self.route(request)))
+        checks.check(request)
         if isinstance(request, Encode):
             return (yield from self._ask_encode(request))
         return (yield from self._ask_generation(request))
@@ -99,8 +134,39 @@ class ArrowEngine:
                 continue
             if refused:
                 yield refused
-            for finished in encoding.encode(encoder, accepted):
-                yield {index: done.response(encoder) for index, done in finished.items()}
+            yield from self._encoded(encoder, accepted)
+
+    def generate_many(self, requests: Sequence[Generate]) -> Iterator[dict[int, Outcome]]:
+        """Answer several requests together, in quanta of one forward: a token of each.
+
+        After every quantum yields what came of it, by the index of the request; a request that cannot be answered
+        gets its error and holds up no other.
+        """
+        routed, refused = self._routed(requests)
+        if refused:
+            yield refused
+        for model in dict.fromkeys(request.model for request in routed.values()):
+            group = {index: request for index, request in routed.items() if request.model == model}
+            try:
+                decoding = self.decoding(model)
+            except AiosError as error:
+                yield dict.fromkeys(group, error)
+                continue
+            for index, request in group.items():
+                decoding.join(index, request)
+            while decoding.open:
+                yield {index: outcome for index, outcome in decoding.advance().items() if isinstance(index, int)}
+
+    def route(self, request: Generate) -> Generate:
+        """The request to serve in place of this one, as plugins decide; BadInput when it breaks a limit."""
+        checks.check(request)
+        routed = self._registry.route(request)
+        assert isinstance(routed, Generate)   # a route cannot change the kind of request
+        return routed
+
+    def decoding(self, model: str | None = None) -> Decoding:
+        """A new group of texts that an autoregressive model shall write together; ModelMissing or ModelCorrupt."""
+        return Decoding(self._assembly.language(model), self._answered)
 
     def loaded(self) -> tuple[LoadedModel, ...]:
         """The models that are open now."""
@@ -121,10 +187,49 @@ class ArrowEngine:
             yield State(step=quantum, steps=max(quantum + 1, quanta_min))
         raise AssertionError("every request of a batch is answered")
 
+    def _encoded(self, encoder: SentenceEncoder,
+                 requests: dict[int, Encode]) -> Iterator[dict[int, Response | AiosError]]:
+        """The answers of one encoder; once its file proves bad, the error of all that are open."""
+        unanswered = set(requests)
+        try:
+            for finished in encoding.encode(encoder, requests):
+                encoder.intact(bool(finished))    # no answer from weights that were not checked
+                unanswered -= finished.keys()
+                yield {index: done.response(encoder) for index, done in finished.items()}
+        except AiosError as error:
+            yield dict.fromkeys(unanswered, error)
+
+    def _routed(self, requests: Sequence[Generate]) -> tuple[dict[int, Generate], dict[int, Outcome]]:
+        """Requests to serve, and the errors of the others."""
+        routed: dict[int, Generate] = {}
+        refused: dict[int, Outcome] = {}
+        for index, request in enumerate(requests):
+            try:
+                routed[index] = self.route(request)
+            except AiosError as error:
+                refused[index] = error
+        return routed, refused
+
+    def _answered(self, request: Generate, response: Response) -> None:
+        self._registry.response_ready(request, response)
+
+    def _ask_generate(self, request: Generate) -> Generator[State, None, Response]:
+        decoding = self.decoding(request.model)
+        decoding.join(0, request)
+        while decoding.open:
+            outcome = decoding.advance().get(0)
+            if isinstance(outcome, AiosError):
+                raise outcome
+            if isinstance(outcome, Response):
+                return outcome
+            if outcome is not None:
+                yield outcome
+        raise AssertionError("every request that joined is answered")
+
     def _ask_generation(self, request: Generation) -> Generator[State, None, Response]:
         registry = self._registry
         routed = registry.route(request)
-        assert not isinstance(routed, Encode)   # a route cannot change the kind of request
+        assert isinstance(routed, Generation)   # a route cannot change the kind of request
         plugin, head = router.choose_head(routed, registry)
         try:
             opened = self._assembly.head(plugin, head, routed.model)
@@ -142,7 +247,7 @@ def _sift(group: dict[int, Encode]) -> tuple[dict[int, Encode], dict[int, Respon
     refused: dict[int, Response | AiosError] = {}
     for index, request in group.items():
         try:
-            messages.check(request)
+            checks.check(request)
             accepted[index] = request
         except BadInput as error:
             refused[index] = error
@@ -163,6 +268,11 @@ def _finish(quanta: Generator[State, None, Response], on_state: Callable[[State]
         if cancel is not None and cancel():
             quanta.close()
             raise Cancelled("the request was cancelled", remedy="ask again")
+
+
+def _tell(on_text: Callable[[str], object], state: State) -> None:
+    if state.delta:
+        on_text(state.delta)
 
 
 def _allowed_plugins(config: Config, places: Places) -> Registry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import torch
 
 from aios.contracts import Head, Kind, OpenHead, OpenModel
 from aios.engine.blame import blame
+from aios.engine.chat import OpenLanguage
 from aios.engine.encoding import SentenceEncoder
 from aios.errors import ModelError, ModelMissing
 from aios.store import models
@@ -40,6 +42,7 @@ class Assembly:
         self._places = places
         self._models: dict[str, OpenModel] = {}
         self._encoders: dict[str, SentenceEncoder] = {}
+        self._languages: dict[str, OpenLanguage] = {}
         self._heads: dict[tuple[str, str, str | None], tuple[Head, OpenHead]] = {}
         if config.model.threads:
             torch.set_num_threads(config.model.threads)
@@ -64,6 +67,18 @@ class Assembly:
             self._encoders[name] = SentenceEncoder.open(model, tokenizer)
         return self._encoders[name]
 
+    def language(self, name: str | None) -> OpenLanguage:
+        """The autoregressive model `name`, or the one daemon.toml names."""
+        name = name or self._config.model.language
+        if name not in self._languages:
+            model = self.model(name)
+            if model.kind != "ar":
+                verb = "aios diffuse" if model.kind == "diffusion" else "aios encode"
+                raise ModelError(f"{name} is of kind {model.kind}; generate needs an autoregressive model (kind ar)",
+                                 remedy=f"{verb} --model {name}, or another model: aios models list")
+            self._languages[name] = OpenLanguage.open(model)
+        return self._languages[name]
+
     def head(self, plugin: str, head: Head, model: str | None) -> OpenHead:
         """A plugin's head opened on a model; raises PluginError when its code fails."""
         key = (plugin, head.modality, model)
@@ -83,7 +98,7 @@ class Assembly:
         """The models that are open now, by name."""
         return tuple(
             LoadedModel(name=model.name, kind=model.kind,
-                        parameters=sum(tensor.numel() for tensor in model.tensors.values()),
+                        parameters=sum(math.prod(tensor.shape) for tensor in model.tensors.values()),
                         bytes=sum(tensor.nbytes for tensor in model.tensors.values()))
             for _, model in sorted(self._models.items()))
 
@@ -94,6 +109,7 @@ class Assembly:
         file = None if record.kind == "encoder" else record.file(TOKENIZER)
         return OpenModel(name=record.name, kind=record.kind, release=record.release, path=record.path,
                          spec=read_spec(record.path / SPEC), tensors=tensors,
+                         intact=lambda wait: tensors.intact(wait=wait),
                          tokenizer=None if file is None else TextTokenizer.open(file))
 
 
@@ -109,7 +125,11 @@ class _Bench:
         if (name := name or self._default) is None:
             raise ModelMissing("no model is named in the request, and daemon.toml names none for this modality",
                                remedy="name one: --model NAME")
-        return self._assembly.model(name)
+        model = self._assembly.model(name)
+        if model.kind == "ar":
+            raise ModelError(f"{name} is an autoregressive model (kind ar); diffusion needs one of kind diffusion",
+                             remedy=f"aios generate --model {name}, or another model: aios models list")
+        return model
 
 
 def _encoder_tokens(model: OpenModel) -> int:

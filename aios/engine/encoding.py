@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,12 +26,14 @@ class SentenceEncoder:
     release: str
     network: EncoderModel
     tokenizer: SentenceTokenizer
+    intact: Callable[[bool], None]    # of its OpenModel
 
     @classmethod
     def open(cls, model: OpenModel, tokenizer: SentenceTokenizer) -> SentenceEncoder:
         """Build the network from the model's tensors; raises UnknownArchitecture or ModelCorrupt."""
         network = EncoderModel.from_huggingface(model.spec, model.tensors)
-        return cls(name=model.name, release=model.release, network=network, tokenizer=tokenizer)
+        return cls(name=model.name, release=model.release, network=network, tokenizer=tokenizer,
+                   intact=model.intact)
 
 
 @dataclass(slots=True, kw_only=True)

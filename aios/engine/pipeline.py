@@ -54,6 +54,8 @@ def generate(plan: Plan) -> Generator[State, None, Response]:
         # Entered anew for every step: a suspended generator must not leave its caller in inference mode.
         with torch.inference_mode():
             following = next(canvases, None)
+        with blame(plan.plugin, "checking its model"):
+            plan.head.model.intact(False)
         if following is None:
             break
         canvas = following
@@ -71,6 +73,8 @@ def _response(plan: Plan, canvas: Canvas, calls: int, compute_s: float, began: f
     with torch.inference_mode(), blame(plan.plugin, "decoding the canvas"):
         parts = tuple(head.decode(canvas))
         given, written = head.usage(canvas)
+    with blame(plan.plugin, "checking its model"):
+        head.model.intact(True)    # no answer from weights that were not checked
     compute_s += time.perf_counter() - began
     return Response(
         parts=parts, modality=frozenset({plan.request.modality}), seed=plan.seed,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from functools import partial, update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from aios.errors import ProtocolError
 from aios.ipc.conversation import Exchange
 from aios.ipc.protocol import Hello, Status, Welcome
-from aios.messages import Response, State, from_wire, to_wire
+from aios.messages import ChatMessage, Response, State, from_wire, to_wire
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 OnState = Callable[[State], object]
+OnText = Callable[[str], object]
 
 
 class Waits(Protocol):
@@ -150,6 +151,25 @@ class Calls:
         return Exchange(verb="infill", result=_response, on_state=on_state, params={
             "prefix": prefix, "suffix": suffix, "modality": modality, "length": length, "steps": steps,
             "sampler": sampler, "temperature": temperature, "seed": seed, "model": model, "deadline_ms": deadline_ms})
+
+    @_call
+    def generate(self, prompt: str = "", *, messages: Sequence[ChatMessage | Mapping[str, str]] | None = None,
+                 system: str | None = None, max_tokens: int = 256, temperature: float | None = None,
+                 top_p: float | None = None, top_k: int | None = None, min_p: float | None = None,
+                 repetition_penalty: float | None = None, stop: Sequence[str] = (), seed: int | None = None,
+                 raw: bool = False, model: str | None = None, deadline_ms: int | None = None,
+                 on_text: OnText | None = None) -> Exchange[Response]:
+        """Continue a prompt or a conversation token by token; `on_text` sees the text as it is written."""
+        return Exchange(verb="generate", result=_response, on_state=on_text and partial(_tell, on_text), params={
+            "prompt": prompt, "messages": to_wire(list(messages or ())), "system": system, "max_tokens": max_tokens,
+            "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
+            "repetition_penalty": repetition_penalty, "stop": [stop] if isinstance(stop, str) else list(stop),
+            "seed": seed, "raw": raw, "model": model, "deadline_ms": deadline_ms})
+
+
+def _tell(on_text: OnText, state: State) -> None:
+    if state.delta:
+        on_text(state.delta)
 
 
 def _as_it_is(result: Any) -> Any:

@@ -142,6 +142,8 @@ VERBS: dict[str, Verb] = {
              doc="Continue a prompt by diffusion.", streams=True),
         Verb(name="infill", scope="ask", place="worker", params=messages.Infill, result=messages.Response,
              doc="Write what stands between a head and a tail.", streams=True),
+        Verb(name="generate", scope="ask", place="worker", params=messages.Generate, result=messages.Response,
+             doc="Continue a prompt or a conversation with an autoregressive model.", streams=True),
         Verb(name="models.ps", scope="ask", place="daemon", params=Nothing, result=list[dict[str, Any]],
              doc="Models loaded in the worker now."),
         Verb(name="plugins.list", scope="ask", place="daemon", params=Nothing, result=list[dict[str, Any]],

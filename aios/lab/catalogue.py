@@ -17,9 +17,13 @@ from aios.ledger import Entry, Ledger, new_id
 
 Group = Literal["bench", "eval", "campaign"]
 
-BENCHES: Final[Mapping[str, str]] = {"daemon": "aios.lab.bench_daemon:run"}
-EVALS: Final[Mapping[str, str]] = {"encode": "aios.lab.eval_encode:run"}
-CAMPAIGNS: Final[Mapping[str, str]] = {"ipc": "aios.lab.campaign_ipc:run", "kill": "aios.lab.campaign_kill:run"}
+BENCHES: Final[Mapping[str, str]] = {
+    "daemon": "aios.lab.bench_daemon:run", "load": "aios.lab.bench_load:run", "quant": "aios.lab.bench_quant:run"}
+EVALS: Final[Mapping[str, str]] = {
+    "encode": "aios.lab.eval_encode:run", "generate": "aios.lab.eval_generate:run", "quant": "aios.lab.eval_quant:run"}
+CAMPAIGNS: Final[Mapping[str, str]] = {
+    "ipc": "aios.lab.campaign_ipc:run", "kill": "aios.lab.campaign_kill:run",
+    "parsers": "aios.lab.campaign_parsers:run"}
 GROUPS: Final[Mapping[str, Mapping[str, str]]] = {"bench": BENCHES, "eval": EVALS, "campaign": CAMPAIGNS}
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "bench": ("bench",), "eval": ("eval",), "campaign": ("eval", "campaign")}

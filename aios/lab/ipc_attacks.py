@@ -46,9 +46,12 @@ _NO_COUNT: Final[list[Any]] = ["x", 1.5, float("nan"), b"", [1], {}, -1, 1 << 63
 _SAMPLING: Final = ("modality", "model", "length", "steps", "sampler", "temperature", "seed", "deadline_ms")
 
 HONEST: Final[dict[str, dict[str, Any]]] = {
-    "diffuse": {"prompt": "x"}, "infill": {"prefix": "x", "suffix": "y"}, "encode": {"texts": ["x"]},
+    "generate": {"prompt": "x"}, "diffuse": {"prompt": "x"}, "infill": {"prefix": "x", "suffix": "y"},
+    "encode": {"texts": ["x"]},
     "cancel": {"msgid": 1}, "hello": {}}
 HONEST_FIELDS: Final[dict[str, tuple[str, ...]]] = {
+    "generate": ("prompt", "messages", "system", "model", "max_tokens", "temperature", "top_k", "top_p", "min_p",
+                 "repetition_penalty", "stop", "seed", "raw", "deadline_ms"),
     "diffuse": ("prompt", "size", "voice_id", *_SAMPLING), "infill": ("prefix", "suffix", *_SAMPLING),
     "encode": ("texts", "model", "deadline_ms"), "cancel": ("msgid",), "hello": ("protocol", "token", "client")}
 WRONG: Final[dict[str, list[Any]]] = {
@@ -57,6 +60,12 @@ WRONG: Final[dict[str, list[Any]]] = {
     "model": [*_NO_TEXT, "../../../etc/passwd", "/dev/zero", "x" * 5000, "\0"],
     "length": [*_NO_COUNT, 0, 1 << 20], "steps": [*_NO_COUNT, 0, 1 << 20], "seed": _NO_COUNT,
     "deadline_ms": [*_NO_COUNT, 0], "temperature": ["x", float("nan"), float("inf"), -1.0, [], True],
+    "system": _NO_TEXT, "messages": ["x", 5, None, [1], [{}], [{"role": "god", "content": "x"}], [{"role": "user"}],
+                                     [{"role": "user", "content": 5}], [{"role": "user", "content": "x"}] * 2000],
+    "max_tokens": [*_NO_COUNT, 0, 1 << 30], "top_k": [*_NO_COUNT, 1 << 30], "raw": ["x", 5, [1], 1.5, {}],
+    "stop": ["x", 5, [1], [""], ["x" * 300], ["x"] * 50, [b"bytes"]],
+    "top_p": ["x", float("nan"), 0.0, 1.5, -1.0, [], True], "min_p": ["x", float("nan"), 1.5, -1.0, [], True],
+    "repetition_penalty": ["x", float("nan"), 0.0, 1e9, [], True],
     "size": [[1], [1, 2, 3], ["a", "b"], 5, "big"],
     "texts": ["x", 5, None, [1], [None], {"a": 1}, ["a"] * 5000, [b"bytes"], [["a"]]],
     "msgid": [None, "x", [1], 1.5], "protocol": ["one", 2, None, [1]], "token": [5, [1], b"bytes"], "client": [5, None]}

@@ -1,4 +1,4 @@
-"""sentence-transformers over the very files of an installed encoder, as the peer of our own."""
+"""sentence-transformers over the very weights of an installed encoder, as the peer of our own."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aios.store.convert import ModelConverter
 from aios.store.record import ModelRecord
 
 PEER = "sentence-transformers"
@@ -87,17 +88,15 @@ def open_peer(record: ModelRecord) -> Iterator[PeerEncoder | None]:
     hush: Callable[[], None] = logging.disable_progress_bar
     hush()
     with TemporaryDirectory(prefix="aios-peer-") as scratch:
-        folder = Path(scratch)
-        _lay_out(record, folder)
+        folder = ModelConverter.convert(record.path, "safetensors", target=Path(scratch) / "model")
+        _lay_out(folder)
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         yield PeerEncoder(model=model, version=metadata.version(PEER), threads=torch.get_num_threads())
 
 
-def _lay_out(record: ModelRecord, folder: Path) -> None:
-    """The folder layout sentence-transformers expects, by links to the installed files."""
+def _lay_out(folder: Path) -> None:
+    """Add to an exported model what sentence-transformers looks for."""
     (folder / "1_Pooling").mkdir()
     (folder / "2_Normalize").mkdir()
     (folder / "modules.json").write_text(json.dumps(MODULES), encoding="utf-8")
-    for file in record.files:
-        target = "1_Pooling/config.json" if file.name == "pooling.json" else file.name
-        (folder / target).symlink_to(record.path / file.name)
+    (folder / "pooling.json").rename(folder / "1_Pooling" / "config.json")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aios.model.cache import AttentionMask, Cache, attend
 from aios.model.config import AttentionKind, TransformerConfig
 from aios.model.embeddings import rotate
 
@@ -22,7 +21,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return functional.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 class SwiGLU(nn.Module):
@@ -37,43 +36,6 @@ class SwiGLU(nn.Module):
     def forward(self, x: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
         out: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
         return out
-
-
-class KeyValueCache:
-    """Keys and values of the tokens seen so far, in memory taken once; `length` tokens are valid."""
-
-    def __init__(self, config: TransformerConfig, *, batch: int, length_max: int) -> None:
-        shape = (config.num_layers, batch, config.num_kv_heads, length_max, config.head_dim)
-        self.keys = torch.zeros(shape)
-        self.values = torch.zeros(shape)
-        self.length = 0
-
-    @property
-    def length_max(self) -> int:
-        return self.keys.shape[3]
-
-    def extend(
-        self, layer: int, key: Float[Tensor, "b kv s hd"], value: Float[Tensor, "b kv s hd"]
-    ) -> tuple[Float[Tensor, "b kv k hd"], Float[Tensor, "b kv k hd"]]:
-        """Write new keys and values of one layer behind the valid ones; return all of that layer's."""
-        end = self.length + key.shape[2]
-        if end > self.length_max:
-            raise ValueError(f"the cache holds {self.length_max} tokens, {end} are needed")
-        self.keys[layer, :, :, self.length : end] = key
-        self.values[layer, :, :, self.length : end] = value
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-    def advance(self, count: int) -> None:
-        """Declare the `count` tokens written to every layer valid."""
-        self.length += count
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionMask:
-    """Which keys each query may see: nothing hidden, plain causal order, or an explicit table."""
-
-    causal: bool = False
-    allowed: Bool[Tensor, "b 1 s k"] | None = None
 
 
 def attention_mask(
@@ -135,20 +97,16 @@ class Attention(nn.Module):
         *,
         rotation: tuple[Tensor, Tensor],
         mask: AttentionMask,
-        cache: KeyValueCache | None,
+        cache: Cache | None,
     ) -> Float[Tensor, "b s d"]:
         query, key, value = self.heads(self.query(x)), self.heads(self.key(x)), self.heads(self.value(x))
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = rotate(query, *rotation), rotate(key, *rotation)
-        if cache is not None:
-            key, value = cache.extend(self.layer, key, value)
-        if self.groups > 1:
-            key = key.repeat_interleave(self.groups, dim=1)
-            value = value.repeat_interleave(self.groups, dim=1)
-        mixed = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask.allowed, is_causal=mask.causal
-        )
+        if cache is None:
+            mixed = attend(query, key, value, mask)
+        else:
+            mixed = cache.attend(self.layer, query, key, value, mask)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -169,7 +127,7 @@ class Layer(nn.Module):
         *,
         rotation: tuple[Tensor, Tensor],
         mask: AttentionMask,
-        cache: KeyValueCache | None,
+        cache: Cache | None,
     ) -> Float[Tensor, "b s d"]:
         x = x + self.attention(self.attention_norm(x), rotation=rotation, mask=mask, cache=cache)
         out: Tensor = x + self.ffn(self.ffn_norm(x))

@@ -10,8 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from aios.contracts import PackedTensor
 from aios.model.config import EncoderConfig
-from aios.model.imports import bert_config, bert_state, load_exactly
+from aios.model.imports import bert_config, bert_state
+from aios.model.loading import load_exactly, repeated, unfilled
 
 BATCH_TOKENS_MAX = 4096  # a batch whose activations still fit the last-level cache of a small machine
 PADDING_SHARE_MAX = 0.125  # a batch ends before its shortest row would be padded by more than this
@@ -60,13 +62,13 @@ class EncoderModel(nn.Module):
         self.positions = zero_embedding(config.positions_max, config.hidden_dim)
         self.types = zero_embedding(config.num_types, config.hidden_dim)
         self.norm = nn.LayerNorm(config.hidden_dim, config.norm_eps)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(repeated(lambda _: EncoderLayer(config), config.num_layers))
 
     @classmethod
-    def from_huggingface(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EncoderModel:
+    def from_huggingface(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor | PackedTensor]) -> EncoderModel:
         """Build an encoder from a Hugging Face BERT; UnknownArchitecture or ModelCorrupt if it is none."""
         shape = bert_config(config)
-        with torch.device("meta"):
+        with unfilled():
             model = cls(shape)
         load_exactly(model, bert_state(tensors, shape.num_layers))
         return model.eval().requires_grad_(False)
@@ -76,7 +78,8 @@ class EncoderModel(nn.Module):
     ) -> Float[Tensor, "b s d"]:
         """Return the last layer's states; `real` is False at padding (None: there is none)."""
         positions = torch.arange(ids.shape[1], device=ids.device)
-        x = self.norm(self.words(ids) + self.positions(positions) + self.types.weight[0])
+        first_type = ids.new_zeros(())
+        x = self.norm(self.words(ids) + self.positions(positions) + self.types(first_type))
         visible = None if real is None else real[:, None, None, :]
         for layer in self.layers:
             x = layer(x, visible)

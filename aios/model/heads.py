@@ -5,6 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from aios.model.quant_linear import QuantEmbedding
+
 EMBEDDING_STD = 0.02  # GPT-2's; small enough that a tied projection starts near the uniform distribution
 
 
@@ -14,8 +16,9 @@ class TextHead(nn.Module):
     def __init__(self, vocab_size: int, hidden_dim: int, *, tied: bool = True) -> None:
         super().__init__()
         self.vocab_size = vocab_size
-        self.embedding = nn.Embedding(vocab_size, hidden_dim)
-        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
+        embedding = nn.Embedding(vocab_size, hidden_dim)
+        nn.init.normal_(embedding.weight, std=EMBEDDING_STD)
+        self.embedding: nn.Embedding | QuantEmbedding = embedding
         self.projection = None if tied else nn.Linear(hidden_dim, vocab_size, bias=False)
 
     def embed(self, ids: Int[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
@@ -25,5 +28,9 @@ class TextHead(nn.Module):
 
     def project(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
         """Return logits over the vocabulary."""
-        weight = self.embedding.weight if self.projection is None else self.projection.weight
-        return nn.functional.linear(hidden, weight)
+        if self.projection is not None:
+            logits: Tensor = self.projection(hidden)
+            return logits
+        if isinstance(self.embedding, QuantEmbedding):
+            return self.embedding.project(hidden)
+        return nn.functional.linear(hidden, self.embedding.weight)

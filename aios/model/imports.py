@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from aios.contracts import PackedTensor
 from aios.errors import ModelCorrupt, UnknownArchitecture
 from aios.model.config import EncoderConfig, TransformerConfig
-from aios.model.embeddings import RotaryEmbedding
 from aios.model.heads import TextHead
+from aios.model.loading import Weight, load_exactly, unfilled
 from aios.model.transformer import SharedTransformer
 
 LANGUAGE_MODELS = ("llama", "qwen2", "qwen3")
+SIZE_MAX = 1 << 24     # of one axis; the longest in use is a vocabulary of 256,000
+LAYERS_MAX = 1024      # the deepest in use has 126; each costs time and memory before a tensor is looked at
+NUMBER_MAX = 1e12      # of bases and epsilons
 
 _LANGUAGE_PARTS = {
     "input_layernorm": "attention_norm",
@@ -53,41 +57,59 @@ def _refuse(what: str) -> UnknownArchitecture:
     )
 
 
-def _size(config: Mapping[str, Any], name: str) -> int:
+def _corrupt(name: str, value: object) -> ModelCorrupt:
+    return ModelCorrupt(f"config.json gives {name} as {value!r:.80}", remedy="fetch the model again")
+
+
+def _size(config: Mapping[str, Any], name: str, default: int | None = None, *, most: int = SIZE_MAX) -> int:
     value = config.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelCorrupt(f"config.json gives {name} as {value!r}", remedy="fetch the model again")
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise _corrupt(name, value)
     return value
+
+
+def _number(config: Mapping[str, Any], name: str, default: float) -> float:
+    value = config.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < NUMBER_MAX:
+        raise _corrupt(name, value)
+    return float(value)
 
 
 def _rope_theta(config: Mapping[str, Any]) -> float:
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise _corrupt("rope_parameters", rope)
     if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise _refuse(f"rotary scaling {rope} is not implemented")
-    return float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
+        raise _refuse(f"rotary scaling {rope!r:.200} is not implemented")
+    return _number(rope, "rope_theta", _number(config, "rope_theta", 10_000.0))
 
 
 def language_config(config: Mapping[str, Any]) -> TransformerConfig:
     """Translate the config.json of a Llama-, Qwen2- or Qwen3-style model."""
     kind = config.get("model_type")
     if kind not in LANGUAGE_MODELS:
-        raise _refuse(f"{kind!r} is no language model that AIOS knows")
+        raise _refuse(f"{kind!r:.80} is no language model that AIOS knows")
     if config.get("hidden_act", "silu") != "silu":
         raise _refuse(f"activation {config['hidden_act']!r} is not implemented")
     if config.get("use_sliding_window"):
         raise _refuse("sliding-window attention is not implemented")
     hidden_dim, num_heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    num_kv_heads = _size(config, "num_key_value_heads", num_heads)
+    if num_heads % num_kv_heads or num_heads > hidden_dim:
+        raise _corrupt("num_attention_heads, num_key_value_heads", (num_heads, num_kv_heads))
     bias = bool(config.get("attention_bias", False))
     return TransformerConfig(
         hidden_dim=hidden_dim,
-        num_layers=_size(config, "num_hidden_layers"),
+        num_layers=_size(config, "num_hidden_layers", most=LAYERS_MAX),
         num_heads=num_heads,
-        num_kv_heads=config.get("num_key_value_heads") or num_heads,
-        head_dim=config.get("head_dim") or hidden_dim // num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=_size(config, "head_dim", hidden_dim // num_heads),
         ffn_dim=_size(config, "intermediate_size"),
         attention="causal",
         rope_theta=_rope_theta(config),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        norm_eps=_number(config, "rms_norm_eps", 1e-6),
         qkv_bias=bias or kind == "qwen2",
         out_bias=bias,
         ffn_bias=bool(config.get("mlp_bias", False)),
@@ -97,10 +119,12 @@ def language_config(config: Mapping[str, Any]) -> TransformerConfig:
     )
 
 
-def language_state(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def language_state(
+    tensors: Mapping[str, Tensor | PackedTensor],
+) -> tuple[dict[str, Weight], dict[str, Weight]]:
     """Return the backbone's and the head's tensors under our names."""
-    backbone: dict[str, Tensor] = {}
-    head: dict[str, Tensor] = {}
+    backbone: dict[str, Weight] = {}
+    head: dict[str, Weight] = {}
     ends = {
         "model.embed_tokens.weight": (head, "embedding.weight"),
         "lm_head.weight": (head, "projection.weight"),
@@ -118,7 +142,7 @@ def language_state(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
 
 
 def import_language_model(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor | PackedTensor]
 ) -> tuple[SharedTransformer, TextHead]:
     """Build backbone and head of a causal language model; the tensors are used in place, not copied."""
     shape = language_config(config)
@@ -126,10 +150,9 @@ def import_language_model(
     tied = bool(config.get("tie_word_embeddings", False)) or "projection.weight" not in head_state
     if tied:
         head_state.pop("projection.weight", None)
-    with torch.device("meta"):
+    with unfilled():
         backbone = SharedTransformer.from_config(shape)
         head = TextHead(_size(config, "vocab_size"), shape.hidden_dim, tied=tied)
-    backbone.rotary = RotaryEmbedding(shape.head_dim, shape.rope_theta)  # its table is computed, not stored
     load_exactly(backbone, backbone_state)
     load_exactly(head, head_state)
     return backbone.eval().requires_grad_(False), head.eval().requires_grad_(False)
@@ -138,7 +161,7 @@ def import_language_model(
 def bert_config(config: Mapping[str, Any]) -> EncoderConfig:
     """Translate the config.json of a BERT-style encoder."""
     if config.get("model_type") != "bert":
-        raise _refuse(f"{config.get('model_type')!r} is no encoder that AIOS knows")
+        raise _refuse(f"{config.get('model_type')!r:.80} is no encoder that AIOS knows")
     if config.get("hidden_act", "gelu") != "gelu":
         raise _refuse(f"activation {config['hidden_act']!r} is not implemented")
     if config.get("position_embedding_type", "absolute") != "absolute":
@@ -146,29 +169,28 @@ def bert_config(config: Mapping[str, Any]) -> EncoderConfig:
     return EncoderConfig(
         vocab_size=_size(config, "vocab_size"),
         hidden_dim=_size(config, "hidden_size"),
-        num_layers=_size(config, "num_hidden_layers"),
+        num_layers=_size(config, "num_hidden_layers", most=LAYERS_MAX),
         num_heads=_size(config, "num_attention_heads"),
         ffn_dim=_size(config, "intermediate_size"),
         positions_max=_size(config, "max_position_embeddings"),
         num_types=_size(config, "type_vocab_size"),
-        norm_eps=float(config.get("layer_norm_eps", 1e-12)),
+        norm_eps=_number(config, "layer_norm_eps", 1e-12),
     )
 
 
-def bert_state(tensors: Mapping[str, Tensor], num_layers: int) -> dict[str, Tensor]:
-    """Return a BERT's tensors under our names, queries, keys and values fused; the pooler is not used."""
+def bert_state(tensors: Mapping[str, Tensor | PackedTensor], num_layers: int) -> dict[str, Weight]:
+    """Return a BERT's tensors under our names, queries, keys and values together; the pooler is not used."""
     plain = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
-    state: dict[str, Tensor] = {}
+    state: dict[str, Weight] = {}
     try:
         for theirs, ours in _BERT_EMBEDDINGS.items():
             state[ours] = plain[f"embeddings.{theirs}"]
         for layer in range(num_layers):
             prefix = f"encoder.layer.{layer}"
             for kind in ("weight", "bias"):
-                fused = [
-                    plain[f"{prefix}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")
-                ]
-                state[f"layers.{layer}.qkv.{kind}"] = torch.cat(fused)
+                state[f"layers.{layer}.qkv.{kind}"] = _fused(
+                    *(plain[f"{prefix}.attention.self.{part}.{kind}"] for part in ("query", "key", "value"))
+                )
                 for theirs, ours in _BERT_PARTS.items():
                     state[f"layers.{layer}.{ours}.{kind}"] = plain[f"{prefix}.{theirs}.{kind}"]
     except KeyError as missing:
@@ -176,13 +198,10 @@ def bert_state(tensors: Mapping[str, Tensor], num_layers: int) -> dict[str, Tens
     return state
 
 
-def load_exactly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put `state` into `module` without copying float32 tensors; ModelCorrupt unless names and shapes agree."""
+def _fused(*parts: Tensor | PackedTensor) -> Weight:
+    """One matrix of the rows of all, where none is packed; else the matrices, one below the other."""
+    plain = [part for part in parts if isinstance(part, Tensor)]
     try:
-        module.load_state_dict(
-            {name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True
-        )
+        return torch.cat(plain) if len(plain) == len(parts) else parts
     except RuntimeError as error:
-        raise ModelCorrupt(
-            f"the tensors do not fit config.json: {error}", remedy="fetch the model again"
-        ) from None
+        raise ModelCorrupt(f"queries, keys and values do not fit: {error}", remedy="fetch the model again") from None

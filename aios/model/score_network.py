@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from aios.contracts import Modality
+from aios.contracts import Modality, PackedTensor
 from aios.errors import ModelCorrupt, UnknownArchitecture
+from aios.model.cache import AttentionMask
 from aios.model.config import TransformerConfig
 from aios.model.heads import TextHead
-from aios.model.imports import load_exactly
+from aios.model.loading import load_exactly, unfilled
 from aios.model.transformer import SharedTransformer
 
 ARCHITECTURE = "aios-score-network"  # `model_type` of config.json
@@ -31,7 +32,9 @@ class TextScoreNetwork(nn.Module):
         self.register_buffer("excluded", excluded, persistent=False)
 
     @classmethod
-    def open(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> TextScoreNetwork:
+    def open(
+        cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor | PackedTensor]
+    ) -> TextScoreNetwork:
         """Build the network that config.json describes; UnknownArchitecture or ModelCorrupt if it cannot be."""
         if spec.get("model_type") != ARCHITECTURE:
             raise UnknownArchitecture(
@@ -40,7 +43,8 @@ class TextScoreNetwork(nn.Module):
             )
         try:
             config = TransformerConfig(**spec["transformer"])
-            network = cls(config, int(spec["vocab_size"]), never=spec["tokens"]["never"])
+            with unfilled():
+                network = cls(config, int(spec["vocab_size"]), never=spec["tokens"]["never"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ModelCorrupt(
                 f"config.json does not describe a text diffusion model: {error!r}",
@@ -56,11 +60,15 @@ class TextScoreNetwork(nn.Module):
         t: Float[Tensor, "b s"] | None = None,
         positions: Int[Tensor, "b s"] | None = None,
         padding: Bool[Tensor, "b s"] | None = None,
+        mask: AttentionMask | None = None,
     ) -> Float[Tensor, "b s d"]:
-        """Return the backbone's hidden states; `padding` is True at tokens that do not exist."""
+        """Return the backbone's hidden states; `padding` is True at tokens that do not exist.
+
+        A given `mask` stands in for the attention of the configuration.
+        """
         modality = torch.full_like(ids, Modality.TEXT)
         states: Tensor = self.backbone(
-            self.head.embed(ids), modality=modality, t=t, positions=positions, padding=padding
+            self.head.embed(ids), modality=modality, t=t, positions=positions, padding=padding, mask=mask
         )
         return states
 

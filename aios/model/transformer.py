@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from aios.model.blocks import KeyValueCache, Layer, RMSNorm, attention_mask
+from aios.model.blocks import Layer, RMSNorm, attention_mask
+from aios.model.cache import AttentionMask, KeyValueCache, PackedStep
 from aios.model.config import TransformerConfig, TransformerOptions
 from aios.model.embeddings import ModalityEmbedding, RotaryEmbedding, SinusoidalTimeEmbedding
+from aios.model.loading import repeated
 
 __all__ = ["SharedTransformer", "TransformerConfig", "TransformerOptions"]
 
@@ -29,9 +31,10 @@ class SharedTransformer(nn.Module):
         )
         self.time = SinusoidalTimeEmbedding(hidden_dim) if config.time_conditioning else None
         self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
-        self.layers = nn.ModuleList(Layer(config, index) for index in range(num_layers))
+        self.layers = nn.ModuleList(repeated(lambda index: Layer(config, index), num_layers))
         self.norm = RMSNorm(hidden_dim, config.norm_eps)
-        self.reset_parameters()
+        if not self.norm.weight.is_meta:
+            self.reset_parameters()
 
     @classmethod
     def from_config(cls, config: TransformerConfig) -> SharedTransformer:
@@ -60,11 +63,13 @@ class SharedTransformer(nn.Module):
         positions: Int[Tensor, "b s"] | None = None,
         padding: Bool[Tensor, "b k"] | None = None,
         cache: KeyValueCache | None = None,
+        mask: AttentionMask | None = None,
     ) -> Float[Tensor, "b s d"]:
         """Return normalised hidden states of the embedded tokens `x`.
 
         `t` is each token's time, 0 data and 1 noise. `positions` count on from the cache unless given.
-        `padding` is True at keys (cached ones first) that do not exist. A given cache is extended.
+        `padding` is True at keys (cached ones first) that do not exist. A given cache is extended. A given `mask`
+        stands in for that of the configuration: one network may be asked in several orders.
         """
         batch, count, _ = x.shape
         cached = cache.length if cache is not None else 0
@@ -74,7 +79,7 @@ class SharedTransformer(nn.Module):
             x = x + self.modality(modality)
         if self.time is not None and t is not None:
             x = x + self.time(t)
-        mask = attention_mask(
+        mask = mask or attention_mask(
             self.config.attention,
             queries=count,
             keys=cached + count,
@@ -88,4 +93,13 @@ class SharedTransformer(nn.Module):
         if cache is not None:
             cache.advance(count)
         normalised: Tensor = self.norm(x)
+        return normalised
+
+    def advance(self, x: Float[Tensor, "1 s d"], step: PackedStep) -> Float[Tensor, "n d"]:
+        """Return the normalised hidden state of the last token of every sequence in `step`, which is extended."""
+        rotation, mask = self.rotary(step.positions), AttentionMask()
+        for layer in self.layers:
+            x = layer(x, rotation=rotation, mask=mask, cache=step)
+        step.advance()
+        normalised: Tensor = self.norm(x[0, step.lasts])
         return normalised

@@ -20,7 +20,10 @@ CLOSE_SECONDS = 5.0               # for the last words of a connection that is b
 
 
 class Connection(asyncio.Protocol):
-    """Frames in, dispatch, frames out. A slow reader loses states, never answers, and in the end the connection."""
+    """Frames in, dispatch, frames out.
+
+    A slow reader loses states, never text or answers, and in the end the connection.
+    """
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -109,7 +112,9 @@ class Connection(asyncio.Protocol):
     def respond(self, msgid: int, error: AiosError | None, result: Any = None) -> None:
         """Answer a request; nobody hears it after the connection is lost."""
         self.in_flight.discard(msgid)
-        self._states.pop(msgid, None)
+        state = self._states.pop(msgid, None)
+        if isinstance(state, dict) and state.get("delta"):
+            self._write(stream.encode(stream.Notification(method="state", params=[msgid, state])))
         try:
             frame = stream.encode(stream.Response(msgid=msgid, error=error.to_wire() if error else None,
                                                   result=result))
@@ -122,7 +127,7 @@ class Connection(asyncio.Protocol):
         if msgid not in self.in_flight:
             return
         if self.clogged:
-            self._states[msgid] = state
+            self._states[msgid] = _joined(self._states.get(msgid), state)
         else:
             self._write(stream.encode(stream.Notification(method="state", params=[msgid, state])))
 
@@ -188,3 +193,9 @@ class Connection(asyncio.Protocol):
         self._server.log("client.dropped", "warning", reason=f"waited too long for its {what}",
                          client=self.identity.name)
         self.abort()
+
+
+def _joined(earlier: Any, later: Any) -> Any:
+    """One state in place of two: the later one, with the text of both."""
+    delta = earlier.get("delta") if isinstance(earlier, dict) else None
+    return later if not delta else {**later, "delta": delta + (later.get("delta") or "")}

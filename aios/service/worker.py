@@ -1,4 +1,5 @@
-"""The model worker: one thread, one loop, quanta of one denoiser call.
+"""The model worker: one thread, one loop, quanta of one forward: a denoiser call, a batch of texts to encode, a
+token of every text that a language model writes.
 
 Between any two quanta it reads what the parent sent, so that a cancellation never waits for more than one of them,
 an encode request hardly longer, and neither kind of request starves the other. Started as
@@ -19,8 +20,8 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,9 @@ import msgspec
 from aios.config import Config, Places
 from aios.errors import AiosError, Cancelled, Internal, ProtocolError
 from aios.ipc import protocol, stream
-from aios.messages import Encode, Request, Response, State, from_wire, to_wire
+from aios.messages import Encode, Generate, Request, State, from_wire, to_wire
 from aios.service.pulse import Pulse
+from aios.service.turns import Arrival, Diffusion, Encodes, Outcome, Texts, Turn
 
 if TYPE_CHECKING:
     from aios.engine.arrow import ArrowEngine
@@ -39,25 +41,6 @@ if TYPE_CHECKING:
 OOM_SCORE = 500           # when memory runs out the kernel takes the worker, not the daemon
 PR_SET_PDEATHSIG = 1      # prctl(2)
 OWED_SECONDS_MAX = 0.1    # what an encode may wait for generations: a tenth of a second feels immediate
-
-
-@dataclass(slots=True, kw_only=True)
-class Generation:
-    """A diffusion on its way."""
-
-    number: int
-    quanta: Generator[State, None, Response]
-    stream: bool
-    started: bool = False
-
-
-@dataclass(slots=True, kw_only=True)
-class Batch:
-    """Encode requests that are answered together: index in the batch -> number of the request."""
-
-    open: dict[int, int]
-    quanta: Iterator[dict[int, Response | AiosError]]
-    started: bool = False
 
 
 @dataclass(slots=True)
@@ -70,8 +53,9 @@ class Worker:
     engine: ArrowEngine | None = None
     registry: Registry | None = None
     waiting: list[tuple[int, Encode, bool]] = field(default_factory=list)     # encode requests: number, request, alone
-    batches: deque[Batch] = field(default_factory=deque)
-    generations: deque[Generation] = field(default_factory=deque)
+    batches: deque[Turn] = field(default_factory=deque)
+    generations: deque[Turn] = field(default_factory=deque)
+    streams: set[int] = field(default_factory=set)      # requests whose states are wanted
     models: tuple[Any, ...] = ()
     owed_s: float = 0.0                      # time of generations before the next batch of encodes
 
@@ -85,10 +69,10 @@ class Worker:
         began = time.monotonic()
         if (self.waiting or self.batches) and not (self.generations and self.owed_s > 0):
             self._begin_batch()
-            self._advance_batch(self.batches.popleft())
+            self._take_turn(self.batches.popleft(), self.batches)
             self.owed_s = min(self.owed_s + time.monotonic() - began, OWED_SECONDS_MAX)
         elif self.generations:
-            self._advance_generation(self.generations.popleft())
+            self._take_turn(self.generations.popleft(), self.generations)
             # A first quantum may open a model and take seconds; nothing is owed to the other side for it.
             self.owed_s = max(self.owed_s - (time.monotonic() - began), 0.0)
 
@@ -127,11 +111,15 @@ class Worker:
             return
         request: Request = from_wire(params["request"], protocol.verb(verb).params)
         assert self.engine is not None
+        alone = bool(params.get("alone"))
+        if params.get("stream"):
+            self.streams.add(number)
         if isinstance(request, Encode):
-            self.waiting.append((number, request, bool(params.get("alone"))))
+            self.waiting.append((number, request, alone))
+        elif isinstance(request, Generate):
+            self.generations.append(Arrival(number=number, join=partial(self._join, number, request, alone)))
         else:
-            self.generations.append(Generation(number=number, quanta=self.engine.ask(request),
-                                               stream=bool(params.get("stream"))))
+            self.generations.append(Diffusion(number=number, quanta=self.engine.ask(request)))
 
     def _load(self, params: dict[str, Any]) -> None:
         """Load the plugins the parent names; at the first time open the engine with them."""
@@ -158,72 +146,69 @@ class Worker:
         together = [(number, request) for number, request, alone in self.waiting if not alone]
         for group in [together, *([(number, request)] for number, request, alone in self.waiting if alone)]:
             if group:
-                self.batches.append(Batch(open={index: number for index, (number, _) in enumerate(group)},
-                                          quanta=self.engine.encode_many([request for _, request in group])))
+                self.batches.append(Encodes(open={index: number for index, (number, _) in enumerate(group)},
+                                            quanta=self.engine.encode_many([request for _, request in group])))
         self.waiting.clear()
 
-    def _advance_batch(self, batch: Batch) -> None:
-        """One quantum of a batch; the others come first the next time."""
-        self.pulse.beat("request:" + ",".join(map(str, batch.open.values())))
-        try:
-            finished = next(batch.quanta)
-        except StopIteration:
-            finished = dict.fromkeys(batch.open, self._defect("encode", AssertionError("a request was not answered")))
-        except BaseException as error:
-            finished = dict.fromkeys(batch.open, self._defect("encode", error))
-        for index, outcome in finished.items():
-            if (number := batch.open.pop(index, None)) is not None:
-                self._answer(number, outcome) if isinstance(outcome, AiosError) else \
-                    self._answer(number, None, to_wire(outcome))
-        if not batch.started:
-            batch.started = True
-            self._tell_models()
-        if batch.open:
-            self.batches.append(batch)
+    def _join(self, number: int, request: Generate, alone: bool) -> None:
+        """Let a text be written together with the others of its model; a suspect is written alone."""
+        assert self.engine is not None
+        routed = self.engine.route(request)
+        decoding = self.engine.decoding(routed.model)
+        texts = Texts(model=decoding.language.name, alone=alone, group=decoding)
+        for other in self.generations:
+            if isinstance(other, Texts) and other.model == texts.model and not (alone or other.alone):
+                other.join(number, routed)
+                return
+        texts.join(number, routed)
+        self.generations.append(texts)
 
-    def _advance_generation(self, job: Generation) -> None:
-        """One denoiser call of a generation; then it is the next one's turn."""
-        self.pulse.beat(f"request:{job.number}")
+    def _take_turn(self, turn: Turn, queue: deque[Turn]) -> None:
+        """One quantum of a turn; then it is the next one's."""
+        label = "request:" + ",".join(map(str, turn.numbers))
+        self.pulse.beat(label)
+        numbers = turn.numbers
         try:
-            state = next(job.quanta)
-        except StopIteration as done:
-            self._answer(job.number, None, to_wire(done.value))
-            return
-        except AiosError as error:
-            self._answer(job.number, error)
-            return
+            outcomes = turn.advance()
         except BaseException as error:
-            self._answer(job.number, self._defect("generation", error))
-            return
-        if job.started:
-            self.pulse.beat(f"request:{job.number}", steps=1)
-        else:
-            job.started = True
+            outcomes = dict.fromkeys(numbers, self._defect(type(turn).__name__.lower(), error))
+            for number in numbers:
+                with contextlib.suppress(Exception):
+                    turn.drop(number)
+        for number, outcome in outcomes.items():
+            self._tell(number, outcome)
+        if not turn.started:
+            turn.started = True
             self._tell_models()
-        if job.stream:
-            self._send(stream.Notification(method="state", params=[job.number, to_wire(state)]))
-        self.generations.append(job)
+        elif turn.numbers and not isinstance(turn, Encodes):
+            self.pulse.beat(label, steps=1)
+        if turn.numbers:
+            queue.append(turn)
+
+    def _tell(self, number: int, outcome: Outcome) -> None:
+        """A state to whoever wants states, an answer to everyone."""
+        if isinstance(outcome, State):
+            if number in self.streams:
+                self._send(stream.Notification(method="state", params=[number, to_wire(outcome)]))
+        elif isinstance(outcome, AiosError):
+            self._answer(number, outcome)
+        else:
+            self._answer(number, None, to_wire(outcome))
 
     def _cancel(self, number: int) -> None:
         """Let go of a request; nothing is answered when it was answered before."""
-        gone = Cancelled("the request was cancelled")
-        for job in self.generations:
-            if job.number == number:
-                self.generations.remove(job)
-                with contextlib.suppress(AiosError):
-                    job.quanta.close()
-                self._answer(number, gone)
-                return
         for entry in self.waiting:
             if entry[0] == number:
                 self.waiting.remove(entry)
-                self._answer(number, gone)
+                self._answer(number, Cancelled("the request was cancelled"))
                 return
-        for batch in self.batches:
-            for index in [index for index, one in batch.open.items() if one == number]:
-                del batch.open[index]
-                self._answer(number, gone)
-        self.batches = deque(batch for batch in self.batches if batch.open)
+        for queue in (self.generations, self.batches):
+            for turn in queue:
+                if turn.drop(number):
+                    if not turn.numbers:
+                        queue.remove(turn)
+                    self._answer(number, Cancelled("the request was cancelled"))
+                    return
 
     def _plugin_failed(self, failure: Failure) -> None:
         self._notify("plugin.failed", {"name": failure.plugin, "hash": failure.hash, "reason": failure.reason,
@@ -244,6 +229,7 @@ class Worker:
                         remedy="`aios logs` has the details; please report them")
 
     def _answer(self, number: int, error: AiosError | None, result: Any = None) -> None:
+        self.streams.discard(number)
         try:
             self._send(stream.Response(msgid=number, error=error.to_wire() if error else None, result=result))
         except AiosError as fault:

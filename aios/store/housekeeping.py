@@ -12,11 +12,11 @@ from typing import Any
 
 from aios.config import Places
 from aios.errors import AiosError
-from aios.store.models import listing, locked, sweep
+from aios.store.models import IMPORTING, listing, locked, sweep
 from aios.store.pull import PARTIAL
 from aios.store.record import verify
 
-LEFTOVER_AGE_S = 24 * 3600.0   # an interrupted pull may be looked at for a day
+LEFTOVER_AGE_S = 24 * 3600.0   # an interrupted pull may be looked at, an import gone on with, for a day
 
 
 def housekeep(places: Places) -> dict[str, Any]:
@@ -31,11 +31,11 @@ def housekeep(places: Places) -> dict[str, Any]:
                 models[line.name] = error.message
     with locked(places):   # waits for a running pull: what lies about after it is nobody's
         removed = sweep(places)
-    shelf = places.cache / "archives"
-    for left in sorted(shelf.glob(PARTIAL + "*")):
-        if time.time() - left.stat().st_mtime > LEFTOVER_AGE_S:
-            shutil.rmtree(left, ignore_errors=True)
-            removed.append(left.name)
+        for left in (*sorted(places.models.glob(IMPORTING + "*")),
+                     *sorted((places.cache / "archives").glob(PARTIAL + "*"))):
+            if time.time() - left.stat().st_mtime > LEFTOVER_AGE_S:
+                shutil.rmtree(left, ignore_errors=True)
+                removed.append(left.name)
     return {"models": models, "removed": removed}
 
 

@@ -1,7 +1,7 @@
-"""Which models there are, and opening them: those inside the package and those that were pulled.
+"""Which models there are, and opening them: those inside the package and those that were pulled or imported.
 
     record = find("minilm")
-    tensors = open_tensors(record)     # torch tensors over a private map of the file: read on first use
+    tensors = open_tensors(record)     # tensors over a private map of the file: read on first use
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import aios
 from aios.config import Places
-from aios.errors import AiosError, BadInput, ModelCorrupt, ModelMissing
+from aios.errors import AiosError, BadInput, ModelMissing
 from aios.store.catalogue import CATALOGUE
-from aios.store.record import NAME, REMEDY, TENSORS, ModelRecord, check_fast, check_name, read_record
+from aios.store.record import NAME, ModelRecord, check_name, open_weights, read_record
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from aios.store.weights import WeightLoader
 
 STAGING = ".staging-"   # a folder that becomes a model by one rename, or rubbish after a crash
+IMPORTING = ".import-"   # the same, but an interrupted import goes on in it: it is kept for a day
 LOCK = ".lock"
 
 
@@ -78,20 +79,13 @@ def find(name: str, places: Places | None = None) -> ModelRecord:
     return read_record(path, embedded=embedded)
 
 
-def open_tensors(record: ModelRecord) -> dict[str, Tensor]:
+def open_tensors(record: ModelRecord) -> WeightLoader:
     """The model's tensors over a map of its file, after the fast check; raises ModelCorrupt naming the file.
 
-    Nothing is copied; pages are read from disk when a tensor is first used.
+    Nothing is copied; pages are read from disk when a tensor is first used, and checked in the background meanwhile:
+    call `intact` before anything computed from them leaves.
     """
-    check_fast(record)
-    from safetensors import SafetensorError, safe_open
-
-    path = record.path / TENSORS
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise ModelCorrupt(f"{record.name}: {TENSORS}: {error}", remedy=REMEDY, path=str(path)) from error
+    return open_weights(record)
 
 
 def remove(name: str, places: Places | None = None) -> None:
@@ -139,16 +133,21 @@ def sweep(places: Places) -> list[str]:
 
 def install(staged: Path, name: str, places: Places) -> Path:
     """Put a finished staging folder in place, durable when this returns; a model of that name gives way."""
-    for file in staged.iterdir():
-        sync(file)
-    sync(staged)
     target = places.models / check_name(name)
     doomed = _set_aside(target) if target.exists() else None
-    staged.rename(target)
-    sync(places.models)
+    settle(staged, target)
     if doomed is not None:
         shutil.rmtree(doomed)
     return target
+
+
+def settle(staged: Path, target: Path) -> None:
+    """Rename a finished folder to the name it is to have; it is on disk, whole, when this returns."""
+    for file in staged.iterdir():
+        sync(file)
+    sync(staged)
+    staged.rename(target)
+    sync(target.parent)
 
 
 def sync(path: Path) -> None:

@@ -1,7 +1,7 @@
 """`aios models pull`: a pinned archive becomes an installed model, or nothing is left behind.
 
     archive (cache, file or download) -> size and SHA-256 -> entries by exact name -> staging folder
-    -> structure and architecture -> model.json -> fsync -> rename
+    -> Parquet V2 in a second one -> model.json -> fsync -> rename
 """
 
 from __future__ import annotations
@@ -12,21 +12,20 @@ import secrets
 import shutil
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 from aios.config import Places
-from aios.errors import AiosError, BadInput, DownloadError, ModelCorrupt, UnknownArchitecture
+from aios.errors import AiosError, BadInput, DownloadError, ModelCorrupt
 from aios.store.catalogue import CATALOGUE, Pullable
+from aios.store.convert import convert_into, quiet
 from aios.store.download import Progress, fetch
 from aios.store.models import find, install, locked, names, staging, sweep, sync
-from aios.store.record import ModelRecord, architecture, check_fast, read_spec, seal, verify
+from aios.store.record import ModelRecord, check_fast, seal, verify
+from aios.store.sources import TEXTS, open_source, read_text
 
 COPY_BYTES = 1 << 20
 PARTIAL = ".partial-"   # in the cache: an archive on its way, or rubbish after a crash
-
-
-def quiet(done_bytes: int, total_bytes: int, phase: str) -> None:
-    """The progress callback of a pull that nobody watches."""
 
 
 def pull(name: str, *, file: Path | None = None, places: Places | None = None,
@@ -129,17 +128,20 @@ def _check(archive: Path, item: Pullable, progress: Progress) -> None:
 
 
 def _install(item: Pullable, archive: Path, places: Places, progress: Progress) -> ModelRecord:
-    staged = staging(places)
+    unpacked, staged = staging(places), staging(places)
     try:
-        _unpack(item, archive, staged, progress)
-        _check_pooling(staged)
-        architecture(read_spec(staged / "config.json"))   # refused before anything large is hashed
+        _unpack(item, archive, unpacked, progress)
+        source = open_source(unpacked)
+        texts = {name: read_text(unpacked / name) for name in item.entries if name in TEXTS}
+        convert_into(replace(source, texts={**source.texts, **texts}), staged, progress=progress)
         seal(staged, name=item.name, source=item.package, source_version=item.package_version, licence=item.licence)
         progress(item.bytes, item.bytes, "install")
         install(staged, item.name, places)
     except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
         raise
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
     record = find(item.name, places)
     check_fast(record)
     return record
@@ -164,11 +166,3 @@ def _unpack(item: Pullable, archive: Path, folder: Path, progress: Progress) -> 
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelCorrupt(f"the archive of {item.name} cannot be unpacked: {error}",
                            remedy="pull it again; if that fails, report it") from error
-
-
-def _check_pooling(folder: Path) -> None:
-    """The encoder averages over tokens; weights made for another pooling would give wrong vectors."""
-    pooling = folder / "pooling.json"
-    if pooling.exists() and read_spec(pooling).get("pooling_mode_mean_tokens") is not True:
-        raise UnknownArchitecture("the model does not pool by the mean of its tokens",
-                                  remedy="only mean pooling is implemented")

@@ -6,22 +6,24 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from aios.contracts import Kind
 from aios.errors import BadInput, ModelCorrupt, UnknownArchitecture
 from aios.security import private_file
-from aios.store.header import check_tensors
 
-FORMAT_VERSION = 1
-RECORD, SPEC, TENSORS, TOKENIZER = "model.json", "config.json", "model.safetensors", "tokenizer.json"
+if TYPE_CHECKING:
+    from aios.store.weights import WeightLoader
+
+FORMAT_VERSION = 2           # 1 had its tensors in a safetensors file
+RECORD, SPEC, TENSORS, TOKENIZER = "model.json", "config.json", "model.parquet", "tokenizer.json"
 RECORD_BYTES_MAX = 1 << 20
 SPEC_BYTES_MAX = 1 << 20
-HASH_CHUNK_BYTES = 1 << 20
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")   # also safe as a folder's name
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 REMEDY = "`aios models rm` and `aios models pull` it again"
@@ -37,7 +39,6 @@ class FileRecord:
     name: str
     bytes: int
     sha256: str
-    crc32c: int | None = None   # the fast check at every opening; absent where the native code was
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ class StoredRecord:
     source_version: str
     licence: str
     files: tuple[FileRecord, ...]
+    derived_from: str | None = None   # the release that quantised weights were made from
     version: int = FORMAT_VERSION
 
 
@@ -117,24 +119,29 @@ def seal(folder: Path, *, name: str, source: str, source_version: str, licence: 
          embedded: bool = False) -> ModelRecord:
     """Write model.json for the files that lie in `folder` now.
 
-    Needs config.json and model.safetensors; raises ModelCorrupt or UnknownArchitecture.
+    Needs config.json and model.parquet, which must belong together and is read whole; raises ModelCorrupt or
+    UnknownArchitecture.
     """
     check_name(name)
     spec = read_spec(folder / SPEC)
     kind_of = architecture(spec)
-    check_tensors(folder / TENSORS)
     files = tuple(_file_record(path) for path in sorted(folder.iterdir())
                   if path.is_file() and path.name != RECORD and FILE_NAME.fullmatch(path.name))
-    hashes = {file.name: file.sha256 for file in files}
-    record = ModelRecord(
-        name=name, architecture=kind_of[0], kind=kind_of[1], source=source, source_version=source_version,
-        licence=licence, files=files, release=release_id(spec, hashes.get(TOKENIZER, ""), hashes[TENSORS]),
-        path=folder, embedded=embedded)
+    tokenizer = next((file.sha256 for file in files if file.name == TOKENIZER), "")
+    with closing(_loader(folder / TENSORS)) as weights:
+        weights.verify()
+        release = release_id(spec, tokenizer, weights.tensors_sha256)
+        if weights.release != release:
+            raise ModelCorrupt(f"{TENSORS} was made for another {SPEC} or {TOKENIZER}", remedy=REMEDY, path=str(folder))
+        record = ModelRecord(
+            name=name, architecture=kind_of[0], kind=kind_of[1], source=source, source_version=source_version,
+            licence=licence, files=files, release=release, derived_from=weights.derived_from, path=folder,
+            embedded=embedded)
     stored = StoredRecord(**{field.name: getattr(record, field.name) for field in fields(StoredRecord)})
     private_file.write(folder / RECORD, msgspec.json.format(msgspec.json.encode(stored), indent=1) + b"\n")
     if embedded:
-        for name in (RECORD, *hashes):
-            (folder / name).chmod(0o644)   # part of the package: whoever can import it can read it
+        for file in (RECORD, *(file.name for file in files)):
+            (folder / file).chmod(0o644)   # part of the package: whoever can import it can read it
     return record
 
 
@@ -152,6 +159,9 @@ def read_record(folder: Path, *, embedded: bool = False) -> ModelRecord:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelCorrupt(f"{folder.name}: its record model.json cannot be read: {error}", remedy=REMEDY,
                            path=str(path)) from error
+    if stored.version < FORMAT_VERSION and stored.name == folder.name:
+        raise ModelCorrupt(f"{folder.name}: it was installed by an earlier version of AIOS", path=str(path),
+                           remedy=f"aios models pull {folder.name}")
     names = {file.name for file in stored.files}
     if stored.version != FORMAT_VERSION or stored.name != folder.name or not {SPEC, TENSORS} <= names \
             or not all(FILE_NAME.fullmatch(name) for name in names):
@@ -161,56 +171,69 @@ def read_record(folder: Path, *, embedded: bool = False) -> ModelRecord:
                        path=folder, embedded=embedded)
 
 
-def check_fast(record: ModelRecord) -> dict[str, Any]:
-    """Sizes, spec, tokenizer, tensor header, and CRC-32C of the weights where known; the spec when all holds.
+def check_fast(record: ModelRecord) -> None:
+    """Sizes, spec, tokenizer, and the whole directory of the weights; raises ModelCorrupt naming the file.
 
-    Costs milliseconds; `verify` is the thorough check. Raises ModelCorrupt naming the file.
+    Costs milliseconds; `verify` is the thorough check.
+    """
+    open_weights(record, check=False).close()
+
+
+def open_weights(record: ModelRecord, *, check: bool = True) -> WeightLoader:
+    """The record's tensors, mapped, after the fast check; `check` has every byte looked at in the background.
+
+    The release pins the tensors, and with them spec and tokenizer. Raises ModelCorrupt naming the file.
     """
     for file in record.files:
         _check_size(record, file)
     spec = read_spec(record.path / SPEC)
-    hashes = {file.name: file.sha256 for file in record.files}
-    tokenizer = _sha256(record.path / TOKENIZER) if TOKENIZER in hashes else ""
-    if architecture(spec) != (record.architecture, record.kind) \
-            or release_id(spec, tokenizer, hashes[TENSORS]) != record.release:
-        raise ModelCorrupt(f"{record.name}: {SPEC} or {TOKENIZER} differs from the record", remedy=REMEDY,
-                           path=str(record.path))
-    check_tensors(record.path / TENSORS)
-    _check_crc(record, next(file for file in record.files if file.name == TENSORS))
-    return spec
+    tokenizer = _sha256(record.path / TOKENIZER) if record.file(TOKENIZER) else ""
+    if architecture(spec) != (record.architecture, record.kind):
+        raise _differs(record, SPEC, "it names another architecture than the record")
+    weights = _loader(record.path / TENSORS, check=check)
+    release = release_id(spec, tokenizer, weights.tensors_sha256)
+    if not weights.release == release == record.release:
+        weights.close()
+        changed = TENSORS if weights.release != record.release else f"{SPEC} or {TOKENIZER}"
+        raise _differs(record, changed, "it differs from the record")
+    return weights
 
 
 def verify(record: ModelRecord) -> None:
-    """Compare the SHA-256 of every file with the record; raises ModelCorrupt naming the first that differs."""
+    """Compare the SHA-256 of every file with the record; raises ModelCorrupt naming the first that differs.
+
+    In the weights the tensor is named too.
+    """
     check_fast(record)
     for file in record.files:
         if _sha256(record.path / file.name) != file.sha256:
-            raise _differs(record, file, "its SHA-256 differs from the record")
+            if file.name == TENSORS:
+                with closing(_loader(record.path / TENSORS)) as weights:
+                    weights.verify()
+            raise _differs(record, file.name, "its SHA-256 differs from the record")
+
+
+def _loader(path: Path, *, check: bool = False) -> WeightLoader:
+    from aios.store.weights import WeightLoader  # needs the native code, which a source checkout may lack
+
+    return WeightLoader.open(path, check="background" if check else "none")
 
 
 def _file_record(path: Path) -> FileRecord:
-    return FileRecord(name=path.name, bytes=path.stat().st_size, sha256=_sha256(path), crc32c=_crc32c(path))
+    return FileRecord(name=path.name, bytes=path.stat().st_size, sha256=_sha256(path))
 
 
 def _check_size(record: ModelRecord, file: FileRecord) -> None:
     try:
         size = (record.path / file.name).stat().st_size
     except OSError as error:
-        raise _differs(record, file, error.strerror or "it cannot be read") from error
+        raise _differs(record, file.name, error.strerror or "it cannot be read") from error
     if size != file.bytes:
-        raise _differs(record, file, f"{size} bytes instead of {file.bytes}")
+        raise _differs(record, file.name, f"{size} bytes instead of {file.bytes}")
 
 
-def _check_crc(record: ModelRecord, file: FileRecord) -> None:
-    if file.crc32c is None:
-        return
-    now = _crc32c(record.path / file.name)
-    if now is not None and now != file.crc32c:
-        raise _differs(record, file, "its CRC-32C differs from the record")
-
-
-def _differs(record: ModelRecord, file: FileRecord, why: str) -> ModelCorrupt:
-    return ModelCorrupt(f"{record.name}: {file.name}: {why}", remedy=REMEDY, path=str(record.path / file.name))
+def _differs(record: ModelRecord, file: str, why: str) -> ModelCorrupt:
+    return ModelCorrupt(f"{record.name}: {file}: {why}", remedy=REMEDY, path=str(record.path / file))
 
 
 def _sha256(path: Path) -> str:
@@ -219,15 +242,3 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ModelCorrupt(f"{path.name} cannot be read: {error.strerror}", remedy=REMEDY, path=str(path)) from error
-
-
-def _crc32c(path: Path) -> int | None:
-    try:
-        from aios._native import crc32c
-    except ImportError:
-        return None   # a source checkout that was not built yet
-    checksum = 0
-    with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK_BYTES):
-            checksum = crc32c(chunk, checksum)
-    return checksum

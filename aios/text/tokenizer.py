@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,11 @@ from tokenizers import Tokenizer as LibraryTokenizer
 
 from aios.errors import ModelCorrupt
 
+STRANGE = "a \u0378\U0010fffd"      # with characters that no vocabulary has
 TOKENIZER_BYTES_MAX = 64 << 20   # the largest vocabularies in use (256k entries) are about 35 MB
 TOKEN_CHARS_MAX = 128   # real text has 4 or 5 a token; what is longer is cut before it costs time
 UNDECODABLE = "\ufffd"
+GUARD = "\ufdd0"         # a code point that no text holds: Unicode keeps it for a program's own use
 
 
 class TextTokenizer:
@@ -24,6 +27,7 @@ class TextTokenizer:
         library.encode_special_tokens = True
         self._library = library
         self._pieces: dict[int, str] = {}
+        self._reserved: list[str] | None = None
         self.vocab_size: int = library.get_vocab_size(with_added_tokens=True)
 
     @classmethod
@@ -34,6 +38,49 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids without special tokens; lone surrogates are replaced."""
         ids: list[int] = self._library.encode(well_formed(text), add_special_tokens=False).ids
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Token ids with the special tokens that the model wants around a text."""
+        ids: list[int] = self._library.encode(well_formed(text), add_special_tokens=True).ids
+        return ids
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Token ids of a rendered chat template: reserved tokens in it are themselves, but for guarded ones."""
+        text = well_formed(text)
+        if GUARD not in text:
+            return self._with_reserved(text)
+        # What a person wrote is read as plain text, piece by piece between the template's own tokens.
+        pattern = "|".join(map(re.escape, self.reserved)) or r"(?!)"
+        ids: list[int] = []
+        for piece in re.split(f"({pattern})", text):
+            if piece in self.reserved:
+                ids.append(self.special(piece))
+            elif piece:
+                ids += self.encode(piece.replace(GUARD, ""))
+        return ids
+
+    def guarded(self, text: str) -> str:
+        """The text with every reserved token spelled out in it marked as plain text, for `encode_rendered`."""
+        text = text.replace(GUARD, "")
+        for name in self.reserved:
+            text = text.replace(name, name[0] + GUARD + name[1:])
+        return text
+
+    @property
+    def reserved(self) -> list[str]:
+        """The spelling of every special token, long ones first."""
+        if self._reserved is None:
+            added = self._library.get_added_tokens_decoder().values()
+            self._reserved = sorted((token.content for token in added if token.special), key=len, reverse=True)
+        return self._reserved
+
+    def _with_reserved(self, text: str) -> list[int]:
+        self._library.encode_special_tokens = False
+        try:
+            ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        finally:
+            self._library.encode_special_tokens = True
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -95,7 +142,9 @@ def _read(path: Path) -> LibraryTokenizer:
     except OSError as error:
         raise ModelCorrupt(f"cannot read {path}: {error.strerror}", remedy=remedy) from error
     try:
-        return LibraryTokenizer.from_buffer(raw)
+        library = LibraryTokenizer.from_buffer(raw)
+        library.encode(STRANGE)    # a promised unknown token that does not exist is found here, not in a request
+        return library
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:   # a panic in the library's Rust code is a BaseException

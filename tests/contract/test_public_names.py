@@ -19,11 +19,20 @@ GOLDEN = {
     "aios.engine.arrow:ArrowEngine.infill": [
         "prefix", "suffix", "modality='text'", "length=None", "steps=None", "sampler=None", "temperature=None",
         "seed=None", "model=None", "on_state=None", "cancel=None"],
+    "aios.engine.arrow:ArrowEngine.generate": [
+        "prompt=''", "messages=None", "system=None", "max_tokens=256", "temperature=None", "top_p=None", "top_k=None",
+        "min_p=None", "repetition_penalty=None", "stop=()", "seed=None", "raw=False", "model=None", "on_text=None",
+        "cancel=None"],
+    "aios.engine.arrow:ArrowEngine.generate_many": ["requests"],
+    "aios.engine.arrow:ArrowEngine.encode_many": ["requests"],
     "aios.engine.arrow:ArrowEngine.ask": ["request"],
     "aios.model.transformer:SharedTransformer": ["hidden_dim", "num_layers"],
     "aios.model.embeddings:ModalityEmbedding": ["num_modalities", "hidden_dim"],
     "aios.model.embeddings:SinusoidalTimeEmbedding": ["hidden_dim"],
     "aios.model.heads:TextHead": ["vocab_size", "hidden_dim"],
+    "aios.store.quant:ArrowQuant.quantize": ["weights"],
+    "aios.store.weights:WeightLoader.open": ["path"],
+    "aios.store.convert:ModelConverter.convert": ["path", "output_format='parquet'"],
 }
 
 
@@ -56,7 +65,7 @@ def test_the_facade_refuses_other_names() -> None:
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
-@pytest.mark.parametrize("call", ["encode", "diffuse", "infill"])
+@pytest.mark.parametrize("call", ["encode", "generate", "diffuse", "infill"])
 def test_the_client_offers_the_engines_calls(client: type, call: str) -> None:
     engine = inspect.signature(getattr(aios.ArrowEngine, call)).parameters
     offered = inspect.signature(getattr(client, call)).parameters

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from aios.config import Config, Places, parse
 from aios.engine.arrow import ArrowEngine
 from aios.model.score_network import TextScoreNetwork
 from aios.model.transformer import TransformerConfig
-from aios.store.record import seal
+from aios.store.record import TENSORS, seal
+from aios.store.weights import WeightWriter
 
 SENTENCES = ["the cat sat on the mat", "a dog ran in the park", "we would like to book a table", "good morning"]
 SAMPLING = {"sampler": "ancestral", "steps_per_token": 0.5, "temperature": 0.8, "length": 12}
@@ -43,10 +44,13 @@ def word_tokenizer() -> Tokenizer:
 
 
 def write_model(folder: Path, spec: dict[str, Any], tensors: dict[str, torch.Tensor], tokenizer: Tokenizer) -> None:
-    folder.mkdir(parents=True, mode=0o700)
+    folder.mkdir(parents=True, mode=0o700, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(spec))
     tokenizer.save(str(folder / "tokenizer.json"))
-    save_file(tensors, folder / "model.safetensors")
+    with WeightWriter(folder / TENSORS) as writer:
+        for name, tensor in tensors.items():
+            writer.add(name, tensor)
+        writer.finish(spec=spec, card="", tokenizer_sha256=sha256((folder / "tokenizer.json").read_bytes()).hexdigest())
     seal(folder, name=folder.name, source="a test", source_version="0", licence="none")
 
 
@@ -84,6 +88,43 @@ def write_encoder(folder: Path, width: int = 16, layers: int = 1) -> None:
     write_model(folder, spec, {name: torch.randn(shape) * 0.5 for name, shape in shapes.items()}, tokenizer)
 
 
+CHAT = ("{% for message in messages %}{% if message.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+        "<|user|>{{ message.role[0] + ':' + message.content }}<|eot|>{% endfor %}<|user|>")
+
+
+def write_language_model(folder: Path, *, kind: str = "llama", chat: bool = True, seed: int = 3) -> None:
+    """A tiny Llama, Qwen2 or Qwen3 with random weights far enough apart that rounding decides nothing."""
+    torch.manual_seed(seed)
+    tokenizer = byte_level_tokenizer()
+    tokenizer.add_special_tokens(["<|user|>"])
+    size, width, heads, kv_heads, head_dim, ffn = tokenizer.get_vocab_size(), 32, 4, 2, 8, 48
+    spec: dict[str, Any] = {
+        "model_type": kind, "vocab_size": size, "hidden_size": width, "num_hidden_layers": 2,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim, "intermediate_size": ffn,
+        "max_position_embeddings": 96, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu",
+        "tie_word_embeddings": kind != "qwen2", "eos_token_id": tokenizer.token_to_id("<|eot|>")}
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (size, width), "model.norm.weight": (width,)}
+    if kind == "qwen2":
+        shapes["lm_head.weight"] = (size, width)
+    for layer in range(2):
+        parts: dict[str, tuple[int, ...]] = {
+            "input_layernorm": (width,), "post_attention_layernorm": (width,),
+            "self_attn.q_proj": (heads * head_dim, width), "self_attn.k_proj": (kv_heads * head_dim, width),
+            "self_attn.v_proj": (kv_heads * head_dim, width), "self_attn.o_proj": (width, heads * head_dim),
+            "mlp.gate_proj": (ffn, width), "mlp.up_proj": (ffn, width), "mlp.down_proj": (width, ffn)}
+        if kind == "qwen3":
+            parts |= {"self_attn.q_norm": (head_dim,), "self_attn.k_norm": (head_dim,)}
+        shapes |= {f"model.layers.{layer}.{part}.weight": shape for part, shape in parts.items()}
+        if kind == "qwen2":
+            shapes |= {f"model.layers.{layer}.self_attn.{part}_proj.bias": parts[f"self_attn.{part}_proj"][:1]
+                       for part in "qkv"}
+    tensors = {name: torch.randn(shape) * (0.4 if len(shape) > 1 else 1.0) for name, shape in shapes.items()}
+    folder.mkdir(parents=True, mode=0o700)
+    if chat:
+        (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|eot|>", "chat_template": CHAT}))
+    write_model(folder, spec, tensors, tokenizer)
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Places:
     root = tmp_path_factory.mktemp("home")
@@ -92,13 +133,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Places:
     places.create()
     write_text_model(places.models / "tiny-text")
     write_encoder(places.models / "tiny-encoder")
+    write_language_model(places.models / "tiny-chat")
+    write_language_model(places.models / "tiny-raw", kind="qwen2", chat=False)
+    write_language_model(places.models / "tiny-qwen3", kind="qwen3", chat=False)
     return places
 
 
 @pytest.fixture(scope="session")
 def settings() -> Config:
     # One thread: on a busy machine two threads that wait for each other are ten times slower.
-    return parse(b'[model]\ntext = "tiny-text"\nencoder = "tiny-encoder"\nthreads = 1\n')
+    return parse(b'[model]\ntext = "tiny-text"\nencoder = "tiny-encoder"\nlanguage = "tiny-chat"\nthreads = 1\n')
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ class Head:
 
     def __init__(self, broken: str = "", error: BaseException | None = None) -> None:
         self.broken, self.error = broken, error
-        self.model = SimpleNamespace(name="digits", release="0")
+        self.model = SimpleNamespace(name="digits", release="0", intact=lambda wait: None)
         self.schedule = LogLinear()
         self.defaults = SamplingDefaults(sampler="ancestral", steps_per_token=1.0, temperature=1.0, length=3)
 

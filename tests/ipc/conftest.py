@@ -87,6 +87,12 @@ class Peer(asyncio.Protocol):
             self.send(Notification(method="state", params=[msgid, to_wire(state)]))
         return None if prompt == "never" else answer(prompt + "!")
 
+    def on_generate(self, msgid: int, prompt: str = "", stream: bool = False, **_: Any) -> Any:
+        for step, letter in enumerate(prompt if stream else "", start=1):
+            state = State(step=step, steps=len(prompt), delta=letter)
+            self.send(Notification(method="state", params=[msgid, to_wire(state)]))
+        return answer(prompt)
+
     def on_slow(self, msgid: int, seconds: float) -> None:
         asyncio.get_running_loop().call_later(
             seconds, lambda: self.send(Response(msgid=msgid, error=None, result=seconds)))

@@ -16,7 +16,7 @@ import pytest
 import aios
 from aios import errors
 from aios.ipc.client import AsyncClient, Client, connect, connect_async
-from aios.messages import Response, State
+from aios.messages import ChatMessage, Response, State
 
 
 @pytest.fixture
@@ -55,6 +55,17 @@ def test_diffuse_returns_a_response_and_shows_its_states(client):
     assert [state.step for state in states] == [1, 2, 3]
     assert states[0].pieces == ("hello", None)
     assert client.diffuse("again").text == "again!"
+
+
+def test_generate_shows_the_text_as_it_is_written(client, fake):
+    pieces: list[str] = []
+    assert client.generate("abc", stop="x", on_text=pieces.append).text == "abc"
+    assert pieces == ["a", "b", "c"]
+    client.generate(messages=[{"role": "user", "content": "x"}, ChatMessage(role="assistant", content="y")], top_k=5)
+    asked = fake.seen[-1].params[0]
+    assert asked["messages"] == [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    assert (asked["top_k"], asked["max_tokens"], "temperature" in asked) == (5, 256, False)
+    assert [item.delta for item in client.stream("generate", prompt="ab") if isinstance(item, State)] == ["a", "b"]
 
 
 def test_a_stream_yields_states_and_ends_with_the_response(client):
@@ -209,7 +220,7 @@ def test_a_cancelled_task_cancels_its_request(fake):
 def test_both_clients_offer_the_same_calls_with_the_same_signatures():
     names = {name for name in dir(Client) if not name.startswith("_")}
     assert names == {name for name in dir(AsyncClient) if not name.startswith("_")}
-    for name in ("ping", "api", "status", "encode", "diffuse", "infill", "call", "stream"):
+    for name in ("ping", "api", "status", "encode", "generate", "diffuse", "infill", "call", "stream"):
         assert getattr(Client, name) is getattr(AsyncClient, name)
         assert getattr(Client, name).__doc__
     assert list(inspect.signature(Client.diffuse).parameters)[:5] == ["self", "prompt", "modality", "size", "voice_id"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aios.errors import ModelCorrupt, UnknownArchitecture
-from aios.model.blocks import KeyValueCache
+from aios.model.cache import KeyValueCache
 from aios.model.encoder import EncoderModel
 from aios.model.imports import import_language_model
 

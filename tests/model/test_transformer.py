@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aios.model.blocks import KeyValueCache
+from aios.model.cache import KeyValueCache
 from aios.model.embeddings import ModalityEmbedding, RotaryEmbedding, SinusoidalTimeEmbedding, rotate
 from aios.model.heads import TextHead
 from aios.model.transformer import SharedTransformer, TransformerConfig

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Generator, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from aios.errors import AiosError, ModelMissing
 from aios.ipc.stream import Framer, Notification, Request, Response, encode
-from aios.messages import Encode, Part, State, Usage, Verdict
+from aios.messages import Encode, Generate, Part, State, Usage, Verdict
 from aios.messages import Response as Answer
 from aios.service.pulse import Pulse
 from aios.service.worker import OWED_SECONDS_MAX, Worker
@@ -19,6 +20,34 @@ from aios.service.worker import OWED_SECONDS_MAX, Worker
 def answered(text: str) -> Answer:
     return Answer(parts=(Part(mime="text/plain", text=text),), modality=frozenset({"text"}), usage=Usage(),
                   verdict=Verdict(model="m", release="r", instruction_set="i", threads=1))
+
+
+class CountingGroup:
+    """Texts of as many tokens as their prompt says, each a letter; one that says "defect" ends them all."""
+
+    def __init__(self, model: str, log: list[str]) -> None:
+        self.language = SimpleNamespace(name=model)
+        self.texts: dict[Any, list[int]] = {}
+        self.log = log
+
+    def join(self, key: Any, request: Generate) -> None:
+        self.texts[key] = [0, -1 if request.prompt == "defect" else int(request.prompt)]
+
+    def leave(self, key: Any) -> None:
+        del self.texts[key]
+
+    def advance(self) -> dict[Any, Any]:
+        self.log.append(f"{self.language.name} " + ",".join(map(str, self.texts)))
+        outcomes: dict[Any, Any] = {}
+        for key, text in list(self.texts.items()):
+            if text[1] < 0:
+                raise ZeroDivisionError("told to")
+            text[0] += 1
+            outcomes[key] = State(step=text[0], steps=text[1], delta="x")
+            if text[0] > text[1]:
+                outcomes[key] = answered("x" * text[1])
+                del self.texts[key]
+        return outcomes
 
 
 class CountingEngine:
@@ -51,6 +80,16 @@ class CountingEngine:
                 yield {}
             self.log.append(f"encode {len(requests)}")
             yield {index: answered("vector")}
+
+    def route(self, request: Generate) -> Generate:
+        if request.prompt == "boom":
+            raise ZeroDivisionError("told to")
+        return request
+
+    def decoding(self, model: str | None) -> CountingGroup:
+        if model == "missing":
+            raise ModelMissing("no such model")
+        return CountingGroup(model or "default", self.log)
 
     def loaded(self) -> tuple[Any, ...]:
         return ()
@@ -207,7 +246,7 @@ def test_states_are_sent_only_to_those_who_asked(bench: Bench) -> None:
     bench.turn(6)
     bench.answers()
     states = [message.params for message in bench.heard if isinstance(message, Notification)]
-    assert states == [[1, {"step": step, "steps": 2, "pieces": [None]}] for step in (0, 1)]
+    assert states == [[1, {"step": step, "steps": 2, "pieces": [None], "delta": None}] for step in (0, 1)]
 
 
 def test_the_pulse_names_the_request_and_counts_denoiser_calls(bench: Bench) -> None:
@@ -221,3 +260,88 @@ def test_the_loop_ends_with_the_channel(bench: Bench) -> None:
     bench.ask(1, "diffuse", prompt="2")
     bench.ours.shutdown(socket.SHUT_WR)
     bench.worker.run()
+
+
+def test_texts_of_one_model_are_written_together_and_join_between_steps(bench: Bench) -> None:
+    bench.ask(1, "generate", prompt="5")
+    bench.turn(3)
+    bench.ask(2, "generate", prompt="3")
+    bench.ask(3, "generate", prompt="9", model="other")
+    bench.turn(12)
+    shared = [line for line in bench.engine.log if line.startswith("default")]
+    assert shared[0] == "default 1" and "default 1,2" in shared and "default 3" not in shared
+    assert next(line for line in bench.engine.log if line.startswith("other")) == "other 3"
+    bench.turn(12)
+    assert sorted(bench.answers()) == [1, 2, 3]
+
+
+def test_texts_diffusions_and_encodes_take_turns(bench: Bench) -> None:
+    bench.ask(1, "generate", prompt="50")
+    bench.ask(2, "generate", prompt="50")
+    bench.ask(3, "diffuse", prompt="50")
+    bench.turn(13)
+    bench.ask(4, "encode", texts=["a"])
+    bench.turn(1)
+    assert 4 in bench.answers()
+    steps = bench.engine.log.count("step 50")
+    assert abs(steps - bench.engine.log.count("default 1,2")) <= 2, "a group has one turn, however many it writes"
+
+
+def test_the_text_is_streamed_to_those_who_asked(bench: Bench) -> None:
+    bench.ask(1, "generate", prompt="2", stream=True)
+    bench.ask(2, "generate", prompt="2")
+    bench.turn(6)
+    assert bench.answers()[1].result["parts"][0]["text"] == "xx"
+    states = [message.params for message in bench.heard if isinstance(message, Notification)]
+    assert [(number, state["delta"]) for number, state in states] == [(1, "x"), (1, "x")]
+
+
+def test_a_cancelled_text_leaves_its_group_and_the_others_go_on(bench: Bench) -> None:
+    for number in (1, 2):
+        bench.ask(number, "generate", prompt="4")
+    bench.turn(4)
+    bench.cancel(1)
+    bench.turn(6)
+    assert bench.answers()[1].error[0] == "request.cancelled"
+    assert bench.answers()[2].error is None
+    bench.ask(3, "generate", prompt="400")
+    bench.cancel(3)
+    bench.turn(2)
+    assert bench.answers()[3].error[0] == "request.cancelled"
+    assert not bench.worker.generations
+
+
+def test_a_suspect_text_is_written_alone(bench: Bench) -> None:
+    bench.ask(1, "generate", prompt="9")
+    bench.ask(2, "generate", prompt="9", alone=True)
+    bench.ask(3, "generate", prompt="9")
+    bench.turn(40)
+    assert {line for line in bench.engine.log if "2" in line} == {"default 2"}
+    assert "default 1,3" in bench.engine.log
+    assert sorted(bench.answers()) == [1, 2, 3]
+
+
+def test_a_text_that_cannot_begin_harms_no_other_and_a_defect_is_told(bench: Bench) -> None:
+    bench.ask(1, "generate", prompt="3")
+    bench.ask(2, "generate", prompt="3", model="missing")
+    bench.ask(3, "generate", prompt="boom")
+    bench.ask(4, "generate", prompt=5)
+    bench.turn(9)
+    codes = {number: answer.error[0] if answer.error else None for number, answer in bench.answers().items()}
+    assert codes == {1: None, 2: "model.missing", 3: "internal", 4: "input.invalid"}
+    bench.ask(5, "generate", prompt="3")
+    bench.ask(6, "generate", prompt="defect")
+    bench.turn(9)
+    assert {bench.answers()[number].error[0] for number in (5, 6)} == {"internal"}
+    assert not bench.worker.generations and not bench.worker.streams
+    bench.ask(7, "generate", prompt="1")
+    bench.turn(5)
+    assert bench.answers()[7].error is None
+
+
+def test_the_pulse_names_every_text_that_is_written(bench: Bench) -> None:
+    for number in (1, 2):
+        bench.ask(number, "generate", prompt="9")
+    bench.turn(6)
+    assert bench.pulse.read().label == "request:1,2"
+    assert bench.pulse.read().steps > 0

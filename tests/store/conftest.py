@@ -14,7 +14,9 @@ import pytest
 from aios.config import Places
 from aios.store import models
 from aios.store.catalogue import Pullable
+from aios.store.convert import convert_into
 from aios.store.record import ModelRecord, seal
+from aios.store.sources import open_source
 
 SPEC = {"model_type": "bert", "hidden_size": 4}
 TENSORS = {"a": ("F32", [2, 2], bytes(range(16))), "b": ("U8", [3], b"xyz"), "empty": ("F32", [0, 4], b"")}
@@ -34,6 +36,14 @@ def contents(spec: Mapping[str, object] = SPEC) -> dict[str, bytes]:
             "pooling.json": b'{"pooling_mode_mean_tokens": true}'}
 
 
+def write_folder(folder: Path, files: Mapping[str, bytes] | None = None) -> Path:
+    """A Hugging Face folder of a few bytes."""
+    folder.mkdir(parents=True)
+    for name, data in (contents() if files is None else files).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
 @pytest.fixture
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     """An empty home, and a package with no embedded models."""
@@ -47,11 +57,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
 @pytest.fixture
 def model(places: Places) -> ModelRecord:
     """A sealed model called "tiny"."""
-    folder = places.models / "tiny"
-    folder.mkdir()
-    for name, data in contents().items():
-        (folder / name).write_bytes(data)
-    return seal(folder, name="tiny", source="test", source_version="1", licence="none")
+    convert_into(open_source(write_folder(places.cache / "original")), places.models / "tiny")
+    return seal(places.models / "tiny", name="tiny", source="test", source_version="1", licence="none")
 
 
 @pytest.fixture

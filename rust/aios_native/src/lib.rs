@@ -2,7 +2,13 @@
 
 mod bytes;
 mod cpu;
+mod few;
+mod imports;
+mod packed_matrix;
+mod quant;
 mod scanner;
+mod shared;
+mod weights;
 
 use pyo3::prelude::*;
 
@@ -14,7 +20,17 @@ mod _native {
     #[pymodule_export]
     use super::crc32c;
     #[pymodule_export]
+    use super::imports::{gguf_block, gguf_dequantize, gguf_pack, read_gguf, read_safetensors};
+    #[pymodule_export]
+    use super::packed_matrix::PackedMatrix;
+    #[pymodule_export]
+    use super::quant::{
+        quant_dequantize, quant_gptq, quant_hqq, quant_pack, quant_residual, quant_rtn, quant_unpack,
+    };
+    #[pymodule_export]
     use super::scanner::FrameScanner;
+    #[pymodule_export]
+    use super::weights::{StorageError, WeightFile, WeightWriter};
 }
 
 /// The CRC32C of a contiguous bytes-like object, continued from `seed`, the CRC32C of what came before.

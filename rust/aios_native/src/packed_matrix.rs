@@ -1,0 +1,122 @@
+//! A packed matrix at work: its buffers checked once and kept, products and rows without the interpreter.
+
+use std::ops::Range;
+
+use aios_arrow_quant::fault::Fault;
+use aios_arrow_quant::gather;
+use aios_arrow_quant::matmul::{self, Matrix};
+use aios_arrow_quant::order::Layout;
+use aios_arrow_quant::pack::Packed;
+use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::shared::{Shared, apart};
+
+/// Codes, scales, zeros and residual of a packed matrix, used where they are.
+#[pyclass(module = "aios._native", frozen)]
+pub struct PackedMatrix {
+    layout: Layout,
+    codes: Shared<u8>,
+    scales: Shared<u16>,
+    zeros: Option<Shared<u16>>,
+    residual: Option<(Shared<u16>, Shared<u16>, usize)>,
+}
+
+#[pymethods]
+impl PackedMatrix {
+    /// Halves come as u16 bits; `left` (rows, rank) and `right` (rank, columns) together or not at all.
+    #[new]
+    #[pyo3(signature = (rows, columns, bits, group_size, codes, scales, zeros = None, left = None, right = None))]
+    #[expect(clippy::too_many_arguments, reason = "the fields of PackedTensor")]
+    fn new(
+        rows: usize,
+        columns: usize,
+        bits: usize,
+        group_size: usize,
+        codes: &Bound<'_, PyAny>,
+        scales: &Bound<'_, PyAny>,
+        zeros: Option<&Bound<'_, PyAny>>,
+        left: Option<&Bound<'_, PyAny>>,
+        right: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let residual = match (left, right) {
+            (None, None) => None,
+            (Some(left), Some(right)) => {
+                let (left, right) = (Shared::get(left, false)?, Shared::get(right, false)?);
+                let rank = right.0.shape().first().copied().unwrap_or(0);
+                Some((left, right, rank))
+            }
+            _ => return Err(PyValueError::new_err("a residual has two factors")),
+        };
+        let matrix = PackedMatrix {
+            layout: Layout::new(rows, columns, bits, group_size).map_err(refused)?,
+            codes: Shared::get(codes, false)?,
+            scales: Shared::get(scales, false)?,
+            zeros: zeros.map(|zeros| Shared::get(zeros, false)).transpose()?,
+            residual,
+        };
+        matrix.matrix().map_err(refused)?;
+        Ok(matrix)
+    }
+
+    /// out (m, rows) = x (m, columns) times the matrix transposed, on so many threads; f32 both.
+    #[pyo3(signature = (x, out, threads = 1))]
+    fn matmul(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyAny>,
+        threads: usize,
+    ) -> PyResult<()> {
+        let x = Shared::<f32>::get(x, false)?;
+        let mut out = self.out(out, Some(x.span()))?;
+        let m = x.0.item_count().checked_div(self.layout.columns());
+        let m = m.or_else(|| out.0.item_count().checked_div(self.layout.rows())).unwrap_or(0);
+        py.detach(|| matmul::matmul(&self.matrix()?, m, x.slice(), out.slice_mut(), threads)).map_err(refused)
+    }
+
+    /// out (n, columns) f32 = the rows that `ids` (n) i64 name; IndexError where there is none.
+    #[pyo3(signature = (ids, out, threads = 1))]
+    fn gather(
+        &self,
+        py: Python<'_>,
+        ids: &Bound<'_, PyAny>,
+        out: &Bound<'_, PyAny>,
+        threads: usize,
+    ) -> PyResult<()> {
+        let ids = Shared::<i64>::get(ids, false)?;
+        let mut out = self.out(out, Some(ids.span()))?;
+        py.detach(|| gather::gather(&self.matrix()?, ids.slice(), out.slice_mut(), threads)).map_err(refused)
+    }
+
+    /// out (rows, columns) f32 = the whole matrix.
+    #[pyo3(signature = (out, threads = 1))]
+    fn dequantize(&self, py: Python<'_>, out: &Bound<'_, PyAny>, threads: usize) -> PyResult<()> {
+        let mut out = self.out(out, None)?;
+        py.detach(|| gather::dequantize(&self.matrix()?, out.slice_mut(), threads)).map_err(refused)
+    }
+}
+
+impl PackedMatrix {
+    fn matrix(&self) -> Result<Matrix<'_>, Fault> {
+        let zeros = self.zeros.as_ref().map(Shared::slice);
+        let packed = Packed::new(self.layout, self.codes.slice(), self.scales.slice(), zeros)?;
+        let residual = self.residual.as_ref().map(|(left, right, rank)| (left.slice(), right.slice(), *rank));
+        Matrix::new(packed, residual)
+    }
+
+    /// A result's buffer, apart from the matrix and the input.
+    fn out(&self, data: &Bound<'_, PyAny>, input: Option<Range<usize>>) -> PyResult<Shared<f32>> {
+        let out = Shared::get(data, true)?;
+        let halves = [Some(&self.scales), self.zeros.as_ref()].into_iter().flatten();
+        let factors = self.residual.iter().flat_map(|(left, right, _)| [left, right]);
+        let read = halves.chain(factors).map(Shared::span).chain([self.codes.span()]).chain(input);
+        apart(&[out.span()], &read.collect::<Vec<_>>())?;
+        Ok(out)
+    }
+}
+
+fn refused(fault: Fault) -> PyErr {
+    let why = fault.to_string();
+    if matches!(fault, Fault::Row { .. }) { PyIndexError::new_err(why) } else { PyValueError::new_err(why) }
+}
