@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
 RUST := $(shell find rust -name '*.rs' -o -name 'Cargo.toml' -o -name 'Cargo.lock' 2>/dev/null | grep -v /target/)
 
-.PHONY: help install demo test lint rust-test wheel wheel-check clean
+.PHONY: help install demo test lint rust-test sanitize wheel wheel-check clean
 help:
 	@grep -E '^# make' Makefile | cut -c3-
 
@@ -38,6 +38,14 @@ rust-test: install
 
 test: lint rust-test
 	$(BIN)/python -m pytest
+
+# make sanitize: the Rust tests under AddressSanitizer, with overflow checks; needs the nightly toolchain.
+SANITIZED := -p aios_arrow_quant -p aios_arrow_storage -p aios_crc32c -p aios_frame_scanner
+sanitize:
+	@cargo +nightly --version >/dev/null 2>&1 || { echo "skipped: no nightly toolchain; rustup toolchain install nightly"; exit 0; }; \
+	set -x; CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 RUSTFLAGS="-Zsanitizer=address -Cdebug-assertions=on -Coverflow-checks=on" \
+	cargo +nightly test --manifest-path rust/Cargo.toml --release --target $$(rustc -vV | sed -n 's/host: //p') $(SANITIZED) \
+		--target-dir rust/target/sanitize --no-fail-fast
 
 # make wheel: a wheel and an sdist in dist/.
 wheel: install
