@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aios.contracts import Canvas, Logits, Schedule, Segment, SegmentPrediction
+from aios.diffusion.schedules import MaskingProfile
 
 
 def absorb(segment: Segment, schedule: Schedule, t: float, rng: torch.Generator) -> Segment:
@@ -104,7 +105,12 @@ class Hidden:
 
 
 def hide(
-    ids: Int[Tensor, "b s"], editable: Bool[Tensor, "b s"], mask_id: int, rng: torch.Generator
+    ids: Int[Tensor, "b s"],
+    editable: Bool[Tensor, "b s"],
+    mask_id: int,
+    rng: torch.Generator,
+    *,
+    profile: MaskingProfile | None = None,
 ) -> Hidden:
     """Hide exactly k of the n editable tokens of each row, k uniform on 1..n and stratified over the batch.
 
@@ -112,14 +118,20 @@ def hide(
     E[(1 / t) * sum over masked positions of -log p(x_i | x_t)] (MDLM, eq. 10). A network that is told no time
     gives the same prediction at every t, so the integral has a closed form: with k uniform on 1..n and exactly k
     positions hidden, the bound is E[(n / k) * sum] (Ou et al. 2024, "Your absorbing discrete diffusion secretly
-    models the conditional distributions of clean data"). Its estimate varies less: no draw hides nothing.
+    models the conditional distributions of clean data"). Its estimate varies less: no draw hides nothing. A
+    `profile` draws k otherwise and corrects the weights by 1 / (n * p(k)).
     """
     rows = ids.shape[0]
     t = (torch.rand(1, generator=rng) + torch.arange(rows) / rows) % 1.0
     count = editable.sum(dim=1)
+    if profile is not None:
+        t = profile.inverse(t.double())
     k = (t * count).long().clamp(max=count - 1) + 1
     scores = torch.rand(ids.shape, generator=rng).masked_fill(~editable, 2.0)
     where = scores.argsort(dim=1).argsort(dim=1) < k[:, None]
     # A row's bound per token is (n / k) * sum / n; rows count in proportion to their n.
-    weights = (count / k / count.sum())[:, None].expand_as(where)[where]
+    weights = count / k / count.sum()
+    if profile is not None:
+        weights = weights / (count * (profile.cdf(k / count) - profile.cdf((k - 1) / count)))
+    weights = weights[:, None].expand_as(where)[where]
     return Hidden(ids=ids.masked_fill(where, mask_id), where=where, weights=weights.float())

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 
 from aios.contracts import SamplingDefaults
 from aios.model.score_network import TextScoreNetwork
-from aios.training.data import EOT_ID
 from aios.training.samples import write
 from aios.training.sources import ELSEWHERE, MIXTURE
+from aios.training.vocabulary import EOT_ID
 
 SAMPLE_SEEDS = range(4)
 CURVE_COLUMNS = 7

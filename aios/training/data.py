@@ -16,16 +16,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from aios.training.sources import ELSEWHERE, MIXTURE, Document, Source, find
+from aios.training.vocabulary import EOT_ID
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPECIAL_TOKENS = ("<|pad|>", "<|mask|>", "<|eot|>", *(f"<|spare{index}|>" for index in range(3, 32)))
-MASK_ID, EOT_ID = 1, 2
 NEVER_WRITTEN = tuple(index for index in range(len(SPECIAL_TOKENS)) if index != EOT_ID)
 HELD_OUT_PERCENT = 5  # 1 novel of 61, about 700 task dialogues and 350 conversations
 TOKENIZER_BYTES = 12_000_000  # enough text to settle 1,760 merges; more changes few of them
-ENCODE_BATCH_LINES = 4096
+ENCODE_BATCH = 1024  # documents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,32 +118,40 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def tokenise(documents: Sequence[Document], tokenizer: Tokenizer) -> Stream:
-    """Return the documents as one stream; lines are joined by line feeds."""
-    texts, ends = [], []
-    for document in documents:
-        texts += [line + "\n" for line in document.lines[:-1]] + [document.lines[-1]]
-        ends += [False] * (len(document.lines) - 1) + [True]
-    pieces, lengths = [], []
-    for begin in range(0, len(texts), ENCODE_BATCH_LINES):
-        batch = texts[begin : begin + ENCODE_BATCH_LINES]
-        for encoding, end in zip(tokenizer.encode_batch_fast(batch), ends[begin:], strict=False):
-            ids = [*encoding.ids, EOT_ID] if end else encoding.ids
-            pieces.append(np.array(ids, dtype=np.uint16))
-            lengths.append(len(ids))
-    starts = np.concatenate(([0], np.cumsum(lengths)[:-1])).astype(np.int64)
-    return Stream(
-        tokens=np.concatenate(pieces), starts=starts, bytes=sum(len(text.encode()) for text in texts)
+def line_breaks(tokenizer: Tokenizer) -> np.ndarray:
+    """Return the ids behind which a line begins: line breaks, with or without indentation."""
+    newline = "\u010a"  # how byte-level tokenizers spell a line feed
+    return np.array(
+        sorted(index for token, index in tokenizer.get_vocab().items() if newline in token), dtype=np.uint16
     )
 
 
-def _save(stream: Stream, path: Path) -> None:
-    np.savez(path, tokens=stream.tokens, starts=stream.starts, bytes=np.int64(stream.bytes))
+def tokenise(documents: Sequence[Document], tokenizer: Tokenizer) -> Stream:
+    """Return the documents as one stream; lines are joined by line feeds."""
+    pieces, size = [], 0
+    for begin in range(0, len(documents), ENCODE_BATCH):
+        texts = ["\n".join(document.lines) for document in documents[begin : begin + ENCODE_BATCH]]
+        size += sum(len(text.encode()) for text in texts)
+        for encoding in tokenizer.encode_batch_fast(texts):
+            pieces.append(np.array([*encoding.ids, EOT_ID], dtype=np.uint16))
+    tokens = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint16)
+    behind = np.append(line_breaks(tokenizer), EOT_ID).astype(np.uint16)
+    starts = np.flatnonzero(np.isin(tokens, behind)) + 1
+    starts = np.append(0, starts[starts < len(tokens)]).astype(np.int64)
+    return Stream(tokens=tokens, starts=starts, bytes=size)
 
 
-def _load(path: Path) -> Stream:
+def save_stream(stream: Stream, path: Path) -> None:
+    """Write a stream, compressed."""
+    steps = np.diff(stream.starts, prepend=0).astype(np.uint32)  # small numbers compress well
+    np.savez_compressed(path, tokens=stream.tokens, steps=steps, bytes=np.int64(stream.bytes))
+
+
+def load_stream(path: Path) -> Stream:
+    """Read what `save_stream` wrote, or an earlier version of it with the starts themselves."""
     with np.load(path, allow_pickle=False) as stored:
-        return Stream(tokens=stored["tokens"], starts=stored["starts"], bytes=int(stored["bytes"]))
+        starts = stored["starts"] if "starts" in stored else np.cumsum(stored["steps"], dtype=np.int64)
+        return Stream(tokens=stored["tokens"], starts=starts, bytes=int(stored["bytes"]))
 
 
 def read_split(source: Source, data_dirs: Sequence[Path]) -> tuple[list[Document], list[Document]]:
@@ -171,7 +179,7 @@ def prepare(data_dirs: Sequence[Path], folder: Path, *, vocab_size: int, seed: i
                 shuffled = list(documents)
                 random.Random(seed).shuffle(shuffled)
                 stream = tokenise(shuffled, tokenizer)
-                _save(stream, folder / f"{name}.{which}.npz")
+                save_stream(stream, folder / f"{name}.{which}.npz")
                 sizes[name] |= {
                     f"{which}_tokens": len(stream.tokens),
                     f"{which}_bytes": stream.bytes,
@@ -181,10 +189,15 @@ def prepare(data_dirs: Sequence[Path], folder: Path, *, vocab_size: int, seed: i
 
 
 def open_corpus(folder: Path) -> Corpus:
-    """Open what `prepare` wrote."""
-    weights: dict[str, float] = json.loads((folder / "corpus.json").read_text())["weights"]
+    """Open what `prepare` or `build` wrote; the test split stays closed, `aios eval` alone opens it."""
+    index = json.loads((folder / "corpus.json").read_text())
+    weights: dict[str, float] = index["weights"]
     return Corpus(
-        train={name: _load(folder / f"{name}.train.npz") for name in weights},
-        held_out={name: _load(folder / f"{name}.held_out.npz") for name in (*weights, ELSEWHERE.name)},
+        train={name: load_stream(folder / f"{name}.train.npz") for name in weights},
+        held_out={
+            name: load_stream(folder / f"{name}.held_out.npz")
+            for name, sizes in index["sizes"].items()
+            if "held_out_tokens" in sizes
+        },
         weights=weights,
     )

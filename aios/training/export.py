@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict
@@ -9,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from aios.contracts import SamplingDefaults
 from aios.model.config import TransformerConfig
 from aios.model.score_network import ARCHITECTURE, TextScoreNetwork
-from aios.store.record import seal
+from aios.store.record import SPEC, TENSORS, TOKENIZER, seal
+from aios.store.weights import WeightWriter
 from aios.training.card import model_card
-from aios.training.data import EOT_ID, MASK_ID, NEVER_WRITTEN, open_corpus
-from aios.training.loop import read_tensors
+from aios.training.checkpoints import read_tensors
+from aios.training.data import NEVER_WRITTEN, open_corpus
 from aios.training.objective import held_out_bound
+from aios.training.vocabulary import EOT_ID, MASK_ID
 
 LENGTH_MAX = 256  # tokens: the longest windows of training
 LICENCE = "CC-BY-SA-4.0"  # the strictest of the sources' licences
@@ -86,10 +88,14 @@ def export(
     staged = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
-    save_file(half, staged / "model.safetensors", {"format": "pt"})
-    (staged / "config.json").write_text(json.dumps(spec, indent=2) + "\n")
-    shutil.copyfile(run / "data" / "tokenizer.json", staged / "tokenizer.json")
+    (staged / SPEC).write_text(json.dumps(spec, indent=2) + "\n")
+    shutil.copyfile(run / "data" / "tokenizer.json", staged / TOKENIZER)
     (staged / "README.md").write_text(card)
+    with WeightWriter(staged / TENSORS) as writer:
+        for name, tensor in half.items():
+            writer.add(name, tensor)
+        digest = hashlib.sha256((staged / TOKENIZER).read_bytes()).hexdigest()
+        writer.finish(spec=spec, card=card, tokenizer_sha256=digest)
     seal(
         staged,
         name=folder.name,

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from aios.contracts import SamplingDefaults
 from aios.model.score_network import TextScoreNetwork
+from aios.training.checkpoints import read_tensors
 from aios.training.data import NEVER_WRITTEN, Corpus, open_corpus
 from aios.training.embedded import NETWORK, SEED, VOCAB_SIZE
-from aios.training.loop import read_tensors
 from aios.training.samples import write
 
 JUDGE_TOKENS = (

@@ -1,6 +1,15 @@
-"""What text training asks of the network: which spans are diffused, the loss, and the bound on held-out text."""
+"""What text training asks of a network: masked diffusion, block diffusion, the next token, and bounds on held-out text.
+
+Every objective turns rows of tokens into a `Batch`: what the network reads, where it is asked, and how much each
+answer weighs. Weighted losses add up to nats per token of a bound on -log p (autoregression: of -log p itself), so
+that the same numbers train, compare and add up over slices of a batch on several processes.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,7 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from aios.diffusion.processes import Hidden, hide
+from aios.diffusion.schedules import MaskingProfile
+from aios.model.cache import AttentionMask
 from aios.model.score_network import TextScoreNetwork
+from aios.training.vocabulary import EOT_ID, MASK_ID
 
 GIVEN_PREFIX_SHARE = 0.25  # rows that continue a given beginning
 GIVEN_BOTH_SHARE = 0.15  # rows that fill between a given head and tail; the rest is plain masked diffusion
@@ -16,6 +28,176 @@ BOUND_SEED = (
     1_000_003  # the bound hides the same tokens whenever it is measured, so that its changes mean something
 )
 BOUND_BATCH_ROWS = 16
+
+Read = Callable[[Tensor], Tensor]  # (b, n) ids -> (b, n, d) hidden states
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Rows to learn from: `inputs` may be longer than `targets` (the rest is context that nobody asks about)."""
+
+    inputs: Int[Tensor, "b n"]
+    targets: Int[Tensor, "b s"]
+    where: Bool[Tensor, "b s"]
+    weights: Float[Tensor, "b s"]  # 0 where nothing is asked
+
+    def rows(self, first: int, step: int) -> Batch:
+        """Return every `step`-th row from `first` on: one process's part."""
+        part = slice(first, None, step)
+        return Batch(inputs=self.inputs[part], targets=self.targets[part], where=self.where[part],
+                     weights=self.weights[part])  # fmt: skip
+
+    def split(self, rows: int) -> Iterator[Batch]:
+        """Yield pieces of at most `rows` rows."""
+        for begin in range(0, len(self.inputs), rows):
+            part = slice(begin, begin + rows)
+            yield Batch(inputs=self.inputs[part], targets=self.targets[part], where=self.where[part],
+                        weights=self.weights[part])  # fmt: skip
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        return Batch(inputs=self.inputs.to(device), targets=self.targets.to(device), where=self.where.to(device),
+                     weights=self.weights.to(device))  # fmt: skip
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """One way to learn from text."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in plans, logs and results."""
+        ...
+
+    @property
+    def exact(self) -> bool:
+        """Whether its bound is the likelihood itself."""
+        ...
+
+    def batch(self, ids: Int[Tensor, "b s"], rng: torch.Generator, *, training: bool) -> Batch:
+        """Return what to ask about these rows; spans given and tokens forgotten are for training only."""
+        ...
+
+    def reader(self, network: TextScoreNetwork, length: int, device: torch.device) -> Read:
+        """Return the network in this objective's attention order, for rows of `length` targets."""
+        ...
+
+    def observe(self, batch: Batch, losses: Float[Tensor, " m"]) -> None:
+        """See the losses of a training batch, in the order of `targets[where]`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masked:
+    """Absorbing diffusion over the whole row, in its closed form. Source: Sahoo et al. 2024 (MDLM), SUBS.
+
+    spans: some rows are given a beginning, or a head and a tail. profile: how often each share is hidden.
+    """
+
+    spans: bool = False
+    profile: MaskingProfile | None = None
+    name: str = "masked"
+    exact: bool = False
+
+    def batch(self, ids: Int[Tensor, "b s"], rng: torch.Generator, *, training: bool) -> Batch:
+        every = torch.ones_like(ids, dtype=torch.bool)
+        editable = editable_spans(ids.shape[0], ids.shape[1], rng) if training and self.spans else every
+        return _hidden_batch(ids, hide(ids, editable, MASK_ID, rng, profile=self.profile if training else None))
+
+    def reader(self, network: TextScoreNetwork, length: int, device: torch.device) -> Read:
+        return lambda ids: network.hidden(ids, mask=AttentionMask())
+
+    def observe(self, batch: Batch, losses: Float[Tensor, " m"]) -> None:
+        if self.profile is not None:
+            hidden = batch.where.sum(dim=1)
+            table = torch.zeros(batch.where.shape, device=losses.device).masked_scatter(batch.where, losses.float())
+            self.profile.observe((hidden / batch.where.shape[1]).cpu(), (table.sum(dim=1) / hidden).cpu())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Autoregressive:
+    """The next token, behind a start token. forget: share of the context that is masked in training."""
+
+    forget: float = 0.0
+    name: str = "ar"
+    exact: bool = True
+
+    def batch(self, ids: Int[Tensor, "b s"], rng: torch.Generator, *, training: bool) -> Batch:
+        inputs = torch.cat((torch.full_like(ids[:, :1], EOT_ID), ids[:, :-1]), dim=1)
+        if training and self.forget:
+            inputs = inputs.masked_fill(torch.rand(inputs.shape, generator=rng) < self.forget, MASK_ID)
+        where = torch.ones_like(ids, dtype=torch.bool)
+        return Batch(inputs=inputs, targets=ids, where=where, weights=where.float() / ids.numel())
+
+    def reader(self, network: TextScoreNetwork, length: int, device: torch.device) -> Read:
+        return lambda ids: network.hidden(ids, mask=AttentionMask(causal=True))
+
+    def observe(self, batch: Batch, losses: Float[Tensor, " m"]) -> None:
+        """Nothing is learned from the losses but the weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDiffusion:
+    """Blocks one after another, each by masked diffusion: the network reads [x_t, x_0] side by side.
+
+    Blocks of one token are autoregression, blocks as long as the row are masked diffusion.
+    Source: Arriola et al. 2025, "Block diffusion: interpolating between autoregressive and diffusion language models".
+    """
+
+    block: int
+    name: str = "block"
+    exact: bool = False
+
+    def batch(self, ids: Int[Tensor, "b s"], rng: torch.Generator, *, training: bool) -> Batch:
+        rows, length = ids.shape
+        if length % self.block:
+            raise ValueError(f"rows of {length} tokens cannot be cut into blocks of {self.block}")
+        blocks = ids.reshape(-1, self.block)
+        order = torch.randperm(len(blocks), generator=rng)  # neighbours get unrelated shares of masks
+        found = hide(blocks[order], torch.ones_like(blocks, dtype=torch.bool), MASK_ID, rng)
+        back = order.argsort()
+        batch = _hidden_batch(blocks[order], found)
+        noisy = batch.inputs[back].view(rows, length)
+        return Batch(inputs=torch.cat((noisy, ids), dim=1), targets=ids, where=batch.where[back].view(rows, length),
+                     weights=batch.weights[back].view(rows, length))  # fmt: skip
+
+    def reader(self, network: TextScoreNetwork, length: int, device: torch.device) -> Read:
+        mask = AttentionMask(allowed=block_table(length, self.block).to(device)[None, None])
+        positions = torch.arange(length, device=device).repeat(2)
+        return lambda ids: network.hidden(ids, mask=mask, positions=positions.expand(len(ids), -1))
+
+    def observe(self, batch: Batch, losses: Float[Tensor, " m"]) -> None:
+        """Nothing is learned from the losses but the weights."""
+
+
+def block_table(length: int, block: int) -> Bool[Tensor, "n n"]:
+    """Return who sees whom in [x_t, x_0]: noisy tokens their own block and clean ones before it, clean ones theirs."""
+    index = torch.arange(length) // block
+    same, before = index[:, None] == index, index[:, None] > index
+    noisy = torch.cat((same, before), dim=1)
+    clean = torch.cat((torch.zeros_like(same), same | before), dim=1)
+    return torch.cat((noisy, clean))
+
+
+def _hidden_batch(ids: Int[Tensor, "b s"], hidden: Hidden) -> Batch:
+    weights = torch.zeros(ids.shape).masked_scatter(hidden.where, hidden.weights)
+    return Batch(inputs=hidden.ids, targets=ids, where=hidden.where, weights=weights)
+
+
+def objective(name: str, *, block: int = 4, forget: float = 0.0) -> Objective:
+    """Return an objective by name: "masked", "spans" (masked, with given beginnings and ends), "entropic" (masked,
+    hiding most often what teaches most), "ar" or "block"; ValueError if there is none.
+    """
+    makers: Mapping[str, Callable[[], Objective]] = {
+        "masked": lambda: Masked(),
+        "spans": lambda: Masked(spans=True, name="spans"),
+        "entropic": lambda: Masked(profile=MaskingProfile(), name="entropic"),
+        "ar": lambda: Autoregressive(forget=forget),
+        "block": lambda: BlockDiffusion(block=block),
+    }
+    if name not in makers:
+        raise ValueError(f"no objective is called {name!r}; there are {', '.join(makers)}")
+    return makers[name]()
 
 
 def editable_spans(rows: int, length: int, rng: torch.Generator) -> Bool[Tensor, "b s"]:
@@ -30,22 +212,47 @@ def editable_spans(rows: int, length: int, rng: torch.Generator) -> Bool[Tensor,
 
 
 def masked_losses(
-    network: TextScoreNetwork, states: Float[Tensor, "b s d"], hidden: Hidden, targets: Int[Tensor, "b s"]
+    network: TextScoreNetwork, states: Float[Tensor, "b n d"], batch: Batch
 ) -> Float[Tensor, " m"]:
-    """Return -log p in nats of every hidden token; only hidden positions are projected onto the vocabulary."""
-    logits = network.logits(states[hidden.where])
-    return functional.cross_entropy(logits, targets[hidden.where], reduction="none")
+    """Return -log p in nats of every token asked for; no other position is projected onto the vocabulary."""
+    asked = states[:, : batch.targets.shape[1]][batch.where]
+    logits = network.logits(asked).float()
+    return functional.cross_entropy(logits, batch.targets[batch.where], reduction="none")
+
+
+def weighted_loss(network: TextScoreNetwork, read: Read, batch: Batch) -> Float[Tensor, ""]:
+    """Return the batch's share of the bound in nats per token."""
+    return (masked_losses(network, read(batch.inputs), batch) * batch.weights[batch.where]).sum()
 
 
 @torch.inference_mode()
+def bound(
+    network: TextScoreNetwork,
+    asked: Objective,
+    windows: Int[Tensor, "b s"],
+    *,
+    draws: int = 1,
+    seed: int = BOUND_SEED,
+    rows: int = BOUND_BATCH_ROWS,
+) -> float:
+    """Return the objective's bound on -log p(window) in nats per token, from `draws` maskings of each window.
+
+    An exact objective needs one draw; a bound's estimate is unbiased, whatever the number.
+    """
+    device = next(network.parameters()).device
+    read = asked.reader(network, windows.shape[1], device)
+    rng = torch.Generator().manual_seed(seed)
+    draws = 1 if asked.exact else draws
+    total = torch.zeros((), dtype=torch.float64)
+    for _ in range(draws):
+        for piece in asked.batch(windows, rng, training=False).split(rows):
+            total += weighted_loss(network, read, piece.to(device)).double().cpu()
+    return float(total) / draws
+
+
 def held_out_bound(
     network: TextScoreNetwork, windows: Int[Tensor, "b s"], mask_id: int, *, draws: int = 1
 ) -> float:
-    """Return the bound on -log p(window) in nats per token, estimated from `draws` maskings of each window."""
-    rng = torch.Generator().manual_seed(BOUND_SEED)
-    total = 0.0
-    for _ in range(draws):
-        hidden = hide(windows, torch.ones_like(windows, dtype=torch.bool), mask_id, rng)
-        states = torch.cat([network.hidden(ids) for ids in hidden.ids.split(BOUND_BATCH_ROWS)])  # type: ignore[no-untyped-call]
-        total += float((masked_losses(network, states, hidden, windows) * hidden.weights).sum())
-    return total / draws
+    """Return the masked bound on -log p(window) in nats per token, estimated from `draws` maskings of each window."""
+    assert mask_id == MASK_ID, "every AIOS vocabulary has its mask in the same place"
+    return bound(network, Masked(), windows, draws=draws)

@@ -1,9 +1,10 @@
-"""`MuonAdam`: orthogonalised momentum for the backbone's matrices, Adam for everything else."""
+"""`MuonAdam`: orthogonalised momentum for the backbone's matrices, Adam for everything else; and `AdamW` alone."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -34,11 +35,33 @@ def orthogonalise(stack: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n ro
     return out
 
 
-class MuonAdam:
-    """Muon for matrices of `backbone.layers`, Adam for embeddings, norms and biases."""
+@runtime_checkable
+class Optimiser(Protocol):
+    """What the loop asks of an optimiser."""
 
-    def __init__(self, network: nn.Module, *, muon_lr: float, adam_lr: float) -> None:
-        self.muon_lr, self.adam_lr = muon_lr, adam_lr
+    def step(self, scale: float) -> None:
+        """Take one step with every learning rate times `scale`, and clear the gradients."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything a later run needs to go on exactly."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+        ...
+
+
+class MuonAdam:
+    """Muon for matrices of `backbone.layers`, Adam for embeddings, norms and biases.
+
+    `weight_decay` shrinks the matrices by learning rate times itself at every step (decoupled, as in AdamW).
+    """
+
+    def __init__(
+        self, network: nn.Module, *, muon_lr: float, adam_lr: float, weight_decay: float = 0.0
+    ) -> None:
+        self.muon_lr, self.adam_lr, self.weight_decay = muon_lr, adam_lr, weight_decay
         self.matrices: dict[str, nn.Parameter] = {}
         self.others: dict[str, nn.Parameter] = {}
         for name, parameter in network.named_parameters():
@@ -70,6 +93,8 @@ class MuonAdam:
                 self.momentum[name].lerp_(gradient, 1 - MUON_MOMENTUM)
                 updates.append(gradient.lerp(self.momentum[name], MUON_MOMENTUM))  # Nesterov
             factor = max(1.0, shape[0] / shape[1]) ** 0.5
+            if self.weight_decay:
+                torch._foreach_mul_([self.matrices[name] for name in names], 1 - lr * self.weight_decay)
             for name, update in zip(names, orthogonalise(torch.stack(updates)), strict=True):
                 self.matrices[name].sub_(update, alpha=lr * factor)
 
@@ -96,5 +121,54 @@ class MuonAdam:
         """Take over what `state` returned."""
         self.steps = int(state["steps"])
         for kind, group in (("momentum", self.momentum), ("first", self.first), ("second", self.second)):
+            for name, tensor in group.items():
+                tensor.copy_(state[f"{kind}/{name}"])
+
+
+class AdamW:
+    """Adam with decoupled weight decay on everything that has two axes. Source: Loshchilov and Hutter 2019, alg. 2."""
+
+    def __init__(self, network: nn.Module, *, lr: float, weight_decay: float = 0.0) -> None:
+        self.lr, self.weight_decay = lr, weight_decay
+        self.parameters = dict(network.named_parameters())
+        self.first = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, scale: float) -> None:
+        """Take one step with the learning rate times `scale`, and clear the gradients."""
+        self.steps += 1
+        beta1, beta2 = ADAM_BETAS
+        moving = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        gradients = [p.grad for p in moving.values() if p.grad is not None]
+        first, second = [self.first[name] for name in moving], [self.second[name] for name in moving]
+        torch._foreach_lerp_(first, gradients, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
+        lr = self.lr * scale
+        decayed: list[Tensor] = [p for p in moving.values() if p.ndim >= 2]
+        if self.weight_decay and decayed:
+            torch._foreach_mul_(decayed, 1 - lr * self.weight_decay)
+        spread = torch._foreach_sqrt(second)
+        torch._foreach_div_(spread, (1 - beta2**self.steps) ** 0.5)
+        torch._foreach_add_(spread, ADAM_EPS)
+        torch._foreach_addcdiv_(list(moving.values()), first, spread, -lr / (1 - beta1**self.steps))
+        for parameter in moving.values():
+            parameter.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything a later run needs to go on exactly."""
+        named = {"first": self.first, "second": self.second}
+        tensors = {
+            f"{kind}/{name}": tensor for kind, group in named.items() for name, tensor in group.items()
+        }
+        return tensors | {"steps": torch.tensor(self.steps)}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+        self.steps = int(state["steps"])
+        for kind, group in (("first", self.first), ("second", self.second)):
             for name, tensor in group.items():
                 tensor.copy_(state[f"{kind}/{name}"])

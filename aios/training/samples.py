@@ -12,7 +12,7 @@ from aios.contracts import Canvas, Logits, Modality, Prediction, Sampler, Sampli
 from aios.diffusion.samplers import SAMPLERS
 from aios.diffusion.schedules import LogLinear
 from aios.model.score_network import TextScoreNetwork
-from aios.training.data import MASK_ID
+from aios.training.vocabulary import MASK_ID
 
 
 def text_canvas(given: Int[Tensor, "b p"], length: int) -> Canvas:

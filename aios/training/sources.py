@@ -65,7 +65,8 @@ def find(file: str, data_dirs: Sequence[Path], origin: str) -> Path:
     )
 
 
-def _rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
+def rows_of(path: Path, columns: list[str]) -> list[dict[str, Any]]:
+    """Return these columns of a Parquet file, row by row."""
     from pyarrow import parquet
 
     rows: list[dict[str, Any]] = parquet.read_table(path, columns=columns).to_pylist()
@@ -75,7 +76,7 @@ def _rows(path: Path, columns: list[str]) -> list[dict[str, Any]]:
 def read_dialogues(path: Path) -> Iterator[Document]:
     """Yield task dialogues, one utterance a line, speakers in turn."""
     name, lines = "", list[str]()
-    for row in _rows(path, ["split", "dialogue", "utterance"]):
+    for row in rows_of(path, ["split", "dialogue", "utterance"]):
         row_name = f"{row['split']}/{row['dialogue']}"
         if row_name != name:
             if lines:
@@ -87,8 +88,8 @@ def read_dialogues(path: Path) -> Iterator[Document]:
         yield Document(name=name, lines=tuple(lines))
 
 
-def read_chitchat(path: Path) -> Iterator[Document]:
-    """Yield open-domain conversations, one turn a line (the messages one person sends in a row)."""
+def conversations(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the name and the turns (the messages one person sends in a row) of open-domain conversations."""
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != CHITCHAT_SHA256:
         raise BadInput(
@@ -96,12 +97,18 @@ def read_chitchat(path: Path) -> Iterator[Document]:
             remedy="delete it and fetch it again: pip download --no-deps chitchat-dataset==0.9.0",
         )
     with zipfile.ZipFile(path) as wheel:
-        conversations = json.loads(wheel.read("chitchat_dataset/dataset.json"))
-    for name, conversation in conversations.items():
+        stored = json.loads(wheel.read("chitchat_dataset/dataset.json"))
+    for name, conversation in stored.items():
         turns = (clean(" ".join(message["text"] for message in turn)) for turn in conversation["messages"])
         lines = tuple(turn for turn in turns if turn and "http" not in turn and _WORDY.fullmatch(turn))
         if lines:
-            yield Document(name=name, lines=lines)
+            yield name, lines
+
+
+def read_chitchat(path: Path) -> Iterator[Document]:
+    """Yield open-domain conversations, one turn a line."""
+    for name, lines in conversations(path):
+        yield Document(name=name, lines=lines)
 
 
 def paragraphs(text: str) -> Iterator[str]:
@@ -123,7 +130,7 @@ def paragraphs(text: str) -> Iterator[str]:
 
 def read_novels(path: Path) -> Iterator[Document]:
     """Yield whole novels of `NOVEL_YEAR_MIN` and later, one paragraph a line."""
-    for row in _rows(path, ["author", "title", "year", "text"]):
+    for row in rows_of(path, ["author", "title", "year", "text"]):
         if int(row["year"]) < NOVEL_YEAR_MIN:
             continue
         lines = tuple(
@@ -136,13 +143,13 @@ def read_novels(path: Path) -> Iterator[Document]:
 
 def read_problems(path: Path) -> Iterator[Document]:
     """Yield word problems (the questions only), one a document."""
-    for index, row in enumerate(_rows(path, ["question"])):
+    for index, row in enumerate(rows_of(path, ["question"])):
         yield Document(name=str(index), lines=(clean(row["question"]),))
 
 
 def read_articles(path: Path) -> Iterator[Document]:
     """Yield encyclopedia lines as one document; held out only, never trained on."""
-    lines = (clean(row["text"]) for row in _rows(path, ["text"]))
+    lines = (clean(row["text"]) for row in rows_of(path, ["text"]))
     yield Document(name="all", lines=tuple(line for line in lines if line and not line.startswith("=")))
 
 

@@ -11,8 +11,9 @@ import torch
 from tokenizers import Tokenizer
 
 from aios.training import data
-from aios.training.data import EOT_ID, MASK_ID, SPECIAL_TOKENS, Corpus, is_held_out, open_corpus, prepare
+from aios.training.data import SPECIAL_TOKENS, Corpus, is_held_out, open_corpus, prepare
 from aios.training.sources import Document, Source
+from aios.training.vocabulary import EOT_ID, MASK_ID
 
 
 def test_a_batch_depends_on_seed_and_step_alone(corpus: Corpus) -> None:

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from aios.contracts import SamplingDefaults
 from aios.model.config import TransformerConfig
 from aios.model.score_network import TextScoreNetwork
-from aios.store.record import read_record, verify
+from aios.store.record import TENSORS, read_record, verify
+from aios.store.weights import WeightLoader
 from aios.training import card, embedded
-from aios.training.data import MASK_ID, NEVER_WRITTEN, Corpus, prepare
+from aios.training.data import NEVER_WRITTEN, Corpus, prepare
 from aios.training.embedded import main
 from aios.training.judge import TrigramJudge, compare, histogram_entropy
 from aios.training.samples import write
 from aios.training.sources import Document, Source
+from aios.training.vocabulary import MASK_ID
 
 CONFIG = TransformerConfig.of(32, 1, head_dim=16, time_conditioning=False)
 SAMPLING = SamplingDefaults(sampler="ancestral", steps_per_token=0.5, temperature=0.8, length=8)
@@ -67,8 +68,9 @@ def test_one_command_trains_and_exports_a_model_that_opens(
     assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir())
     spec = json.loads((folder / "config.json").read_text())
     assert spec["aios"]["sampling"]["length"] == 8
-    tensors = load_file(folder / "model.safetensors")
-    assert all(tensor.dtype == torch.float16 for tensor in tensors.values())
+    tensors = WeightLoader.open(folder / TENSORS)
+    assert tensors.card == (folder / "README.md").read_text()
+    assert all(record.dtype == "f16" for record in tensors.records.values())
     network = TextScoreNetwork.open(spec, tensors)
     assert network(torch.full((1, 4), MASK_ID)).isfinite().any()
 

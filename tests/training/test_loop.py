@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
-from aios.diffusion.processes import hide
 from aios.model.config import TransformerConfig
 from aios.model.score_network import TextScoreNetwork
-from aios.training.data import MASK_ID, NEVER_WRITTEN, Corpus
+from aios.training.data import NEVER_WRITTEN, Corpus
+from aios.training.distributed import Group
 from aios.training.loop import LoopConfig, Training
-from aios.training.objective import editable_spans, held_out_bound, masked_losses
-from aios.training.optimiser import MuonAdam, orthogonalise
+from aios.training.objective import Masked, editable_spans, held_out_bound, masked_losses
+from aios.training.optimiser import AdamW, MuonAdam, orthogonalise
+from aios.training.precision import probe
+from aios.training.vocabulary import MASK_ID
 
 CONFIG = TransformerConfig.of(32, 2, head_dim=16, time_conditioning=False)
 VOCAB_SIZE = 320
@@ -50,11 +54,11 @@ def test_a_network_that_knows_nothing_has_the_bound_of_the_uniform_distribution(
 
 def test_the_loss_looks_at_hidden_tokens_only(corpus: Corpus) -> None:
     ids = corpus.batch(seed=0, step=0, rows=4, length=16)
-    hidden = hide(ids, torch.ones_like(ids, dtype=torch.bool), MASK_ID, torch.Generator().manual_seed(0))
+    batch = Masked().batch(ids, torch.Generator().manual_seed(0), training=True)
     states = torch.randn(4, 16, 32)
-    other = torch.where(hidden.where[..., None], states, torch.randn(4, 16, 32))
+    other = torch.where(batch.where[..., None], states, torch.randn(4, 16, 32))
     net = network()
-    assert torch.equal(masked_losses(net, states, hidden, ids), masked_losses(net, other, hidden, ids))
+    assert torch.equal(masked_losses(net, states, batch), masked_losses(net, other, batch))
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 48), (2, 48, 16), (1, 24, 24)])
@@ -134,8 +138,97 @@ def test_training_holds_while_the_pause_file_exists(
         if len(waits) == 3:
             pause.unlink()
 
-    monkeypatch.setattr("aios.training.loop.time.sleep", sleep)
+    monkeypatch.setattr("aios.training.checkpoints.time.sleep", sleep)
     folder = tmp_path / "run"
     folder.mkdir()
     next(Training(network(), corpus, loop(4), folder).run())
     assert len(waits) == 3
+
+
+def test_adamw_is_that_of_torch() -> None:
+    ours, theirs = network(), network()
+    mine = AdamW(ours, lr=0.01, weight_decay=0.1)
+    matrices = [p for p in theirs.parameters() if p.ndim >= 2]
+    others = [p for p in theirs.parameters() if p.ndim < 2]
+    reference = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+                                  lr=0.01, betas=(0.9, 0.95))  # fmt: skip
+    for step in range(3):
+        ids = torch.randint(40, 320, (4, 16), generator=torch.Generator().manual_seed(step))
+        for one in (ours, theirs):
+            torch.nn.functional.cross_entropy(one.head.project(one.hidden(ids)).flatten(0, 1), ids.flatten()).backward()
+        mine.step(1.0)
+        reference.step()
+        reference.zero_grad()
+    for name, parameter in ours.named_parameters():
+        assert torch.allclose(parameter, theirs.get_parameter(name), atol=1e-6), name
+
+
+@pytest.mark.parametrize("optimiser", ["muon", "adamw"])
+@pytest.mark.parametrize("objectives", [{"masked": 0.5, "ar": 0.3, "block": 0.2}, {"entropic": 1.0}], ids=str)
+def test_every_mixture_learns_and_goes_on_exactly(
+    optimiser: Literal["muon", "adamw"], objectives: dict[str, float], corpus: Corpus, tmp_path: Path
+) -> None:
+    config = LoopConfig(seed=1, steps=40, objectives=objectives, optimiser=optimiser, batch_tokens=256, lengths=(16,),
+                        adam_lr=0.01, weight_decay=0.1, clip=1.0, schedule="cosine", warmup_steps=4, compile=False,
+                        precision="f32", rows_at_once=5, evaluations=2)  # fmt: skip
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = list(Training(network(), corpus, config, tmp_path / "whole").run())
+    assert sum(whole[-10:]) < 0.9 * sum(whole[:10])
+    begun = Training(network(), corpus, config, tmp_path / "parts")
+    steps = begun.run()
+    losses = [next(steps) for _ in range(12)]
+    begun.stopping = True
+    assert list(steps) == []
+    again = Training(network(), corpus, config, tmp_path / "parts")
+    assert again.resume() and again.step == 12
+    assert losses + list(again.run()) == whole
+    logged = [json.loads(line) for line in (tmp_path / "parts" / "log.jsonl").read_text().splitlines()]
+    assert sum("mixture" in row for row in logged) == 2
+    assert ("others" in logged[-1]) == (len(objectives) > 1)
+
+
+def test_objectives_are_drawn_by_their_shares(corpus: Corpus, tmp_path: Path) -> None:
+    config = LoopConfig(seed=1, steps=9, objectives={"masked": 3.0, "ar": 1.0}, compile=False, precision="f32")
+    training = Training(network(), corpus, config, tmp_path)
+    drawn = [training.objective_of(step).name for step in range(400)]
+    assert drawn.count("ar") / 400 == pytest.approx(0.25, abs=0.06)
+    assert drawn == [training.objective_of(step).name for step in range(400)]
+
+
+def test_rows_at_once_do_not_change_the_loss(corpus: Corpus, tmp_path: Path) -> None:
+    def first_loss(rows: int) -> float:
+        config = LoopConfig(seed=1, steps=2, batch_tokens=256, lengths=(16,), compile=False, rows_at_once=rows)
+        return Training(network(), corpus, config, tmp_path).train_step(1.0)
+
+    assert first_loss(0) == pytest.approx(first_loss(3), rel=1e-5)
+
+
+def test_the_probe_answers_and_bf16_learns_too(corpus: Corpus, tmp_path: Path) -> None:
+    assert probe(torch.device("cpu")) in ("f32", "bf16")
+    config = LoopConfig(seed=1, steps=30, batch_tokens=256, lengths=(16,), compile=False, precision="bf16",
+                        objectives={"ar": 1.0}, evaluations=1)  # fmt: skip
+    losses = list(Training(network(), corpus, config, tmp_path).run())
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_the_learning_rate_may_fall_like_a_cosine() -> None:
+    config = LoopConfig(seed=0, steps=100, warmup_steps=1, schedule="cosine")
+    assert [config.scale(step, step / 100) for step in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])
+
+
+def test_several_processes_need_a_number_of_steps(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="number of steps"):
+        Training(network(), corpus, LoopConfig(seed=0, minutes=1.0), tmp_path, Group(rank=0, size=2))
+
+
+def test_a_run_without_objectives_is_refused() -> None:
+    with pytest.raises(ValueError, match="objectives"):
+        LoopConfig(seed=0, steps=1, objectives={})
+
+
+def test_batches_made_ahead_are_the_same(corpus: Corpus, tmp_path: Path) -> None:
+    plain, ahead = (Training(network(), corpus, loop(9), tmp_path) for _ in range(2))
+    with ThreadPoolExecutor(1) as pool:
+        ahead.ahead = pool
+        assert [ahead.train_step(1.0) for _ in range(5)] == [plain.train_step(1.0) for _ in range(5)]
