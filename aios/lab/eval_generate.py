@@ -28,7 +28,7 @@ RATIO: Final = Row(metric="generate_vs_transformers", value=None, unit="x", bett
                    reason="not run")
 TIE: Final = 1e-3               # logits closer than this are equally likely: rounding decides between them
 TOKENS, TOKENS_QUICK = 64, 24
-REPEATS, REPEATS_QUICK = 5, 2
+REPEATS, REPEATS_QUICK = 3, 2
 BATCHES: Final = (1, 16)
 PROMPTS: Final = (
     "What is the capital of France?", "Explain why the sky is blue.", "Write a short poem about autumn.",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +13,8 @@ from torch import Tensor, nn
 
 TIME_SCALE = 1000.0  # t in [0, 1] spans the usual 1,000 diffusion steps, so that the sinusoids resolve it
 TIME_PERIOD_MAX = 10_000.0
+
+Periodic = TypeVar("Periodic", bound="_Periodic")
 
 
 class ModalityEmbedding(nn.Module):
@@ -23,7 +28,34 @@ class ModalityEmbedding(nn.Module):
         return nn.functional.embedding(modality, self.weight)
 
 
-class SinusoidalTimeEmbedding(nn.Module):
+class _Periodic(nn.Module):
+    """Keeps frequencies that follow from the configuration; where parameters have no memory, from their first use.
+
+    Nothing else about opening a network computes, and a process' first arithmetic brings in megabytes of torch's code.
+    """
+
+    frequencies: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", None, persistent=False)
+
+    @abstractmethod
+    def _frequencies(self) -> Tensor: ...
+
+    def _ready(self) -> Tensor:
+        if self.frequencies is None:
+            with torch.inference_mode(False):
+                self.frequencies = self._frequencies()
+        return self.frequencies
+
+    def _apply(self: Periodic, fn: Callable[..., Tensor], recurse: bool = True) -> Periodic:
+        self._ready()   # so that they move and change their type with everything else
+        moved: Periodic = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return moved
+
+
+class SinusoidalTimeEmbedding(_Periodic):
     """Embed each token's time t (0 data, 1 noise); the last layer starts at zero.
 
     Source: Ho et al. 2020, "Denoising diffusion probabilistic models", appendix B (sinusoids, then an MLP).
@@ -33,17 +65,21 @@ class SinusoidalTimeEmbedding(nn.Module):
         super().__init__()
         if hidden_dim % 2:
             raise ValueError(f"hidden_dim must be even, not {hidden_dim}")
-        half = hidden_dim // 2
-        frequencies = torch.exp(-math.log(TIME_PERIOD_MAX) * torch.arange(half) / half)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.hidden_dim = hidden_dim
         self.hidden = nn.Linear(hidden_dim, hidden_dim)
         self.out = nn.Linear(hidden_dim, hidden_dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        if not self.out.weight.is_meta:
+            self._ready()
+
+    def _frequencies(self) -> Tensor:
+        half = self.hidden_dim // 2
+        return torch.exp(-math.log(TIME_PERIOD_MAX) * torch.arange(half) / half)
 
     def sinusoids(self, t: Float[Tensor, "b s"]) -> Float[Tensor, "b s d"]:
         """Return cosines then sines of `t` at geometric frequencies."""
-        frequencies: Tensor = self.get_buffer("frequencies")
+        frequencies = self._ready()
         angles = (t * TIME_SCALE).unsqueeze(-1) * frequencies
         return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
@@ -53,7 +89,7 @@ class SinusoidalTimeEmbedding(nn.Module):
         return out
 
 
-class RotaryEmbedding(nn.Module):
+class RotaryEmbedding(_Periodic):
     """Angles of rotary position embedding, in the half-split layout of Llama.
 
     Source: Su et al. 2021, "RoFormer: enhanced transformer with rotary position embedding", eq. 15.
@@ -63,14 +99,18 @@ class RotaryEmbedding(nn.Module):
         super().__init__()
         if head_dim % 2:
             raise ValueError(f"head_dim must be even, not {head_dim}")
-        frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.head_dim, self.theta = head_dim, theta
+        if not torch.empty(0).is_meta:
+            self._ready()
+
+    def _frequencies(self) -> Tensor:
+        return self.theta ** (-torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim)
 
     def forward(
         self, positions: Int[Tensor, "b s"]
     ) -> tuple[Float[Tensor, "b 1 s hd"], Float[Tensor, "b 1 s hd"]]:
         """Return cos and sin of every position's angles, ready to broadcast over heads."""
-        frequencies: Tensor = self.get_buffer("frequencies")
+        frequencies = self._ready()
         angles = positions.unsqueeze(-1).to(frequencies.dtype) * frequencies
         angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
         return angles.cos(), angles.sin()

@@ -13,7 +13,7 @@ from torch.nn import functional
 from aios.contracts import PackedTensor
 from aios.model.config import EncoderConfig
 from aios.model.imports import bert_config, bert_state
-from aios.model.loading import load_exactly, repeated, unfilled
+from aios.model.loading import load_frozen, repeated, unfilled
 
 BATCH_TOKENS_MAX = 4096  # a batch whose activations still fit the last-level cache of a small machine
 PADDING_SHARE_MAX = 0.125  # a batch ends before its shortest row would be padded by more than this
@@ -70,8 +70,7 @@ class EncoderModel(nn.Module):
         shape = bert_config(config)
         with unfilled():
             model = cls(shape)
-        load_exactly(model, bert_state(tensors, shape.num_layers))
-        return model.eval().requires_grad_(False)
+        return load_frozen(model, bert_state(tensors, shape.num_layers))
 
     def hidden(
         self, ids: Int[Tensor, "b s"], real: Bool[Tensor, "b s"] | None = None

@@ -13,7 +13,7 @@ from aios.contracts import PackedTensor
 from aios.errors import ModelCorrupt, UnknownArchitecture
 from aios.model.config import EncoderConfig, TransformerConfig
 from aios.model.heads import TextHead
-from aios.model.loading import Weight, load_exactly, unfilled
+from aios.model.loading import Weight, load_frozen, unfilled
 from aios.model.transformer import SharedTransformer
 
 LANGUAGE_MODELS = ("llama", "qwen2", "qwen3")
@@ -153,9 +153,7 @@ def import_language_model(
     with unfilled():
         backbone = SharedTransformer.from_config(shape)
         head = TextHead(_size(config, "vocab_size"), shape.hidden_dim, tied=tied)
-    load_exactly(backbone, backbone_state)
-    load_exactly(head, head_state)
-    return backbone.eval().requires_grad_(False), head.eval().requires_grad_(False)
+    return load_frozen(backbone, backbone_state), load_frozen(head, head_state)
 
 
 def bert_config(config: Mapping[str, Any]) -> EncoderConfig:

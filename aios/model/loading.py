@@ -68,19 +68,28 @@ def repeated(make: Callable[[int], Module], count: int) -> list[Module]:
     first = make(0)
     if not all(parameter.is_meta for parameter in first.parameters()):
         return [first, *(make(index) for index in range(1, count))]
-    return [first, *(_twin(first, index) for index in range(1, count))]
+    twin = _twins(first)
+    return [first, *(twin(index) for index in range(1, count))]
 
 
-def _twin(module: Module, layer: int) -> Module:
-    """A module of the same structure, several times as fast as making it."""
-    twin = type(module).__new__(type(module))
-    for name, value in module.__dict__.items():
-        twin.__dict__[name] = value.copy() if isinstance(value, dict | set) else value
-    children = twin.__dict__["_modules"]
-    for name, child in children.items():
-        children[name] = None if child is None else _twin(child, layer)
-    if "layer" in twin.__dict__:
-        twin.__dict__["layer"] = layer
+def _twins(module: Module) -> Callable[[int], Module]:
+    """What makes modules of the same structure from their numbers, several times as fast as making them anew."""
+    kind, shared = type(module), module.__dict__
+    own = [(name, value.copy) for name, value in shared.items() if isinstance(value, dict | set)]
+    children = [(name, _twins(child)) for name, child in module._modules.items() if child is not None]
+    numbered = "layer" in shared
+
+    def twin(layer: int) -> Module:
+        made = kind.__new__(kind)
+        fields = made.__dict__
+        fields.update(shared)
+        for name, copy in own:
+            fields[name] = copy()
+        if children:
+            fields["_modules"].update([(name, child(layer)) for name, child in children])
+        if numbered:
+            fields["layer"] = layer
+        return made
     return twin
 
 
@@ -90,27 +99,56 @@ def load_exactly(module: nn.Module, state: Mapping[str, Weight]) -> None:
     Where a matrix is packed, the layer becomes its packed sibling. Half-precision tensors become float32.
     """
     with _uncollected():
-        _load(module, state)
+        _load(module, state, frozen=False)
 
 
-def _load(module: nn.Module, state: Mapping[str, Weight]) -> None:
-    modules = dict(module.named_modules())
+def load_frozen(module: Module, state: Mapping[str, Weight]) -> Module:
+    """`load_exactly`, then the module for inference: eval() and requires_grad_(False), without walking again."""
+    with _uncollected():
+        _load(module, state, frozen=True)
+    return module
+
+
+def _load(module: nn.Module, state: Mapping[str, Weight], *, frozen: bool) -> None:
+    modules = _modules(module)
     slots = {
         f"{path}.{leaf}" if path else leaf: (path, leaf, parameter)
         for path, owner in modules.items()
-        for leaf, parameter in owner.named_parameters(recurse=False)
+        for leaf, parameter in owner._parameters.items()
+        if parameter is not None
     }
     _same_names(slots.keys(), state.keys())
+    state = {name: state[name] for name in slots}
+    if frozen:
+        for owner in modules.values():
+            owner.__dict__["training"] = False
     for name, (path, leaf, parameter) in slots.items():
-        weight = state[name]
-        if _shape(weight) != tuple(parameter.shape):
-            raise _misfit(f"{name} is {_shape(weight)} instead of {tuple(parameter.shape)}")
+        weight, shape = state[name], tuple(parameter.shape)
+        if _shape(weight) != shape:
+            raise _misfit(f"{name} is {_shape(weight)} instead of {shape}")
         if isinstance(weight, Tensor):
-            setattr(modules[path], leaf, _parameter(weight, parameter.requires_grad))
+            # A parameter that is there already: Module.__setattr__ would look for every other kind of attribute first.
+            modules[path]._parameters[leaf] = _parameter(weight, parameter.requires_grad and not frozen)
     # Biases first: the packed sibling of a layer takes its bias along.
     for name in sorted(slots, key=lambda name: slots[name][1]):
         if not isinstance(state[name], Tensor):
             _replace(modules, slots[name][0], name, state[name])
+
+
+def _modules(module: nn.Module) -> dict[str, nn.Module]:
+    """`dict(module.named_modules())` in one loop; there, every module passes through all of its parents."""
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    waiting = [("", module)]
+    while waiting:
+        path, owner = waiting.pop()
+        if id(owner) not in seen:
+            seen.add(id(owner))
+            found[path] = owner
+            prefix = f"{path}." if path else ""
+            children = [(prefix + name, child) for name, child in owner._modules.items() if child is not None]
+            waiting += children[::-1]
+    return found
 
 
 def _replace(modules: Mapping[str, nn.Module], path: str, name: str, weight: Weight) -> None:
@@ -121,15 +159,15 @@ def _replace(modules: Mapping[str, nn.Module], path: str, name: str, weight: Wei
         packed = tuple(part for part in weight if isinstance(part, PackedTensor))
         whole = stack_rows(packed) if packed and len(packed) == len(weight) else None
         if packed and whole is None and isinstance(owner, nn.Linear):
-            setattr(modules[parent], leaf, StackedLinear(weight, owner.bias))
+            modules[parent]._modules[leaf] = StackedLinear(weight, owner.bias).train(owner.training)
             return
         weight = whole or torch.cat([_dense(part) for part in weight])
     if isinstance(weight, PackedTensor) and name.endswith(".weight"):
         if isinstance(owner, nn.Linear):
-            setattr(modules[parent], leaf, QuantLinear(weight, owner.bias))
+            modules[parent]._modules[leaf] = QuantLinear.instead_of(owner, weight)
             return
         if isinstance(owner, nn.Embedding):
-            setattr(modules[parent], leaf, QuantEmbedding(weight))
+            modules[parent]._modules[leaf] = QuantEmbedding(weight).train(owner.training)
             return
     assert not isinstance(weight, tuple)
     setattr(owner, name.rpartition(".")[2], _parameter(_dense(weight), requires_grad=False))

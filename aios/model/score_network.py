@@ -14,7 +14,7 @@ from aios.errors import ModelCorrupt, UnknownArchitecture
 from aios.model.cache import AttentionMask
 from aios.model.config import TransformerConfig
 from aios.model.heads import TextHead
-from aios.model.loading import load_exactly, unfilled
+from aios.model.loading import load_frozen, unfilled
 from aios.model.transformer import SharedTransformer
 
 ARCHITECTURE = "aios-score-network"  # `model_type` of config.json
@@ -27,9 +27,10 @@ class TextScoreNetwork(nn.Module):
         super().__init__()
         self.backbone = SharedTransformer.from_config(config)
         self.head = TextHead(vocab_size, config.hidden_dim)
-        excluded = torch.zeros(vocab_size, dtype=torch.bool)
-        excluded[list(never)] = True
-        self.register_buffer("excluded", excluded, persistent=False)
+        excluded = bytearray(vocab_size)   # torch's own indexed writing is half a megabyte of code, for a token or two
+        for token in never:
+            excluded[token] = True
+        self.register_buffer("excluded", torch.frombuffer(excluded, dtype=torch.bool), persistent=False)
 
     @classmethod
     def open(
@@ -50,8 +51,7 @@ class TextScoreNetwork(nn.Module):
                 f"config.json does not describe a text diffusion model: {error!r}",
                 remedy="fetch the model again",
             ) from None
-        load_exactly(network, tensors)
-        return network.eval().requires_grad_(False)
+        return load_frozen(network, tensors)
 
     def hidden(
         self,

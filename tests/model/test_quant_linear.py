@@ -13,7 +13,7 @@ from aios.contracts import PackedTensor
 from aios.errors import ModelCorrupt
 from aios.model.encoder import EncoderModel
 from aios.model.imports import import_language_model
-from aios.model.loading import load_exactly, unfilled
+from aios.model.loading import load_exactly, load_frozen, unfilled
 from aios.model.quant_linear import QuantEmbedding, QuantLinear, StackedLinear, stack_rows
 from aios.model.score_network import ARCHITECTURE, TextScoreNetwork
 from aios.model.transformer import TransformerConfig
@@ -211,6 +211,42 @@ def test_networks_are_built_without_memory_and_their_layers_keep_apart() -> None
     torch.testing.assert_close(network(ids), whole(ids))
     network.backbone.layers[0].register_forward_hook(lambda *_: None)
     assert not network.backbone.layers[1]._forward_hooks
+
+
+def test_a_frozen_network_is_in_inference_mode_everywhere_and_computes_the_same() -> None:
+    def built() -> torch.nn.Module:
+        with unfilled():
+            return torch.nn.Sequential(
+                torch.nn.Embedding(50, 40), torch.nn.Linear(40, 33), torch.nn.Linear(33, 2), torch.nn.LayerNorm(2))
+
+    state: dict[str, Any] = {
+        "0.weight": packed(50, 40), "1.weight": packed(33, 40), "1.bias": torch.randn(33),
+        "2.weight": torch.randn(2, 33), "2.bias": torch.randn(2), "3.weight": torch.ones(2), "3.bias": torch.zeros(2)}
+    network, other = load_frozen(built(), state), built()
+    load_exactly(other, state)
+    assert all(module.training for module in other.modules()) and other.get_parameter("2.weight").requires_grad
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+    assert [name for name, _ in network.named_parameters()] == [name for name, _ in other.named_parameters()]
+    assert repr(network) == repr(other)
+    ids = torch.randint(0, 50, (2, 5))
+    assert torch.equal(network(ids), other(ids))
+
+
+def test_frequencies_made_at_their_first_use_are_those_of_a_filled_network() -> None:
+    config = TransformerConfig.of(64, 1, head_dim=16)
+    whole = TextScoreNetwork(config, 40).backbone
+    with unfilled():
+        late, moved = TextScoreNetwork(config, 40).backbone, TextScoreNetwork(config, 40).backbone
+    moved.rotary.half()
+    assert whole.rotary.frequencies is not None and late.rotary.frequencies is None
+    positions, t = torch.arange(9)[None], torch.rand(1, 9)
+    with torch.inference_mode():
+        late.rotary(positions)
+    assert not late.rotary.frequencies.is_inference()
+    assert all(map(torch.equal, late.rotary(positions), whole.rotary(positions)))
+    assert torch.equal(late.time.sinusoids(t), whole.time.sinusoids(t))
+    assert torch.equal(moved.rotary.frequencies, whole.rotary.frequencies.half())
 
 
 def test_tensors_of_other_names_or_shapes_are_refused() -> None:

@@ -7,6 +7,8 @@ use crate::order::{GROUP_MAX, Layout};
 const ROUND: f32 = 8_388_608.0;
 /// Sums run in this many lanes on every machine, so that their order, and so the result, is the same.
 const LANES: usize = 8;
+/// Rows whose grids are chosen together: one vector holds a number of each.
+pub(crate) const ROWS: usize = 8;
 /// Ranges that `search` tries, from the full one down to `SEARCH_LEAST` of it.
 const SEARCH_STEPS: usize = 12;
 /// At 2 bits the best range of Gaussian weights is about half of the full one in a group of 128.
@@ -29,7 +31,7 @@ impl Kind {
 }
 
 /// Weights `zero + scale * code`; both were rounded to f16 before any code is chosen.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Grid {
     pub scale: f32,
     pub zero: f32,
@@ -59,6 +61,17 @@ impl Grid {
         Grid::stored(kind, ((high - zero) / kind.code_max).max(0.0), zero)
     }
 
+    /// `spanning` of each of some rows.
+    #[inline(always)]
+    pub fn spanning_rows(kind: Kind, rows: &[&[f32]; ROWS]) -> [Self; ROWS] {
+        let (low, high) = ranges(rows);
+        let mut grids = [Grid::default(); ROWS];
+        for row in 0..ROWS {
+            grids[row] = Grid::spanning(kind, low[row], high[row]);
+        }
+        grids
+    }
+
     /// The code of the nearest grid point as a float's low byte; see `ROUND`.
     #[inline(always)]
     fn rounded(&self, weight: f32) -> f32 {
@@ -81,21 +94,65 @@ impl Grid {
     }
 }
 
-/// The smallest and the largest of some weights; (0, 0) of none.
+/// The smallest and the largest of some weights, none of them NaN; (0, 0) of none.
 #[inline(always)]
 pub(crate) fn range(weights: &[f32]) -> (f32, f32) {
+    let (low, high) = extremes(weights);
+    (low.into_iter().reduce(least).unwrap_or(0.0), high.into_iter().reduce(most).unwrap_or(0.0))
+}
+
+/// `range` of each of some rows. Their lanes go through memory, from where pairs of them are compared in vectors.
+#[inline(always)]
+pub(crate) fn ranges(rows: &[&[f32]; ROWS]) -> ([f32; ROWS], [f32; ROWS]) {
+    let (mut low, mut high) = ([[0.0; LANES]; ROWS], [[0.0; LANES]; ROWS]);
+    for (row, weights) in rows.iter().enumerate() {
+        (low[row], high[row]) = extremes(weights);
+    }
+    (pairs(low, least), pairs(high, most))
+}
+
+/// Each row's lanes reduced to one number, neighbours first: of equal numbers the first lane's stays.
+#[inline(always)]
+fn pairs(lanes: [[f32; LANES]; ROWS], pick: impl Fn(f32, f32) -> f32) -> [f32; ROWS] {
+    let (mut fours, mut twos, mut ones) = ([0.0; 4 * ROWS], [0.0; 2 * ROWS], [0.0; ROWS]);
+    let halve = |from: &[f32], to: &mut [f32]| {
+        for (to, &[one, other]) in to.iter_mut().zip(from.as_chunks().0) {
+            *to = pick(one, other);
+        }
+    };
+    halve(lanes.as_flattened(), &mut fours);
+    halve(&fours, &mut twos);
+    halve(&twos, &mut ones);
+    ones
+}
+
+/// The smallest and the largest weight of each lane; the first weight is in all.
+#[inline(always)]
+fn extremes(weights: &[f32]) -> ([f32; LANES], [f32; LANES]) {
     let first = weights.first().copied().unwrap_or(0.0);
     let (mut low, mut high) = ([first; LANES], [first; LANES]);
     let (whole, rest) = weights.as_chunks::<LANES>();
     for chunk in whole {
-        low = std::array::from_fn(|lane| low[lane].min(chunk[lane]));
-        high = std::array::from_fn(|lane| high[lane].max(chunk[lane]));
+        low = std::array::from_fn(|lane| least(low[lane], chunk[lane]));
+        high = std::array::from_fn(|lane| most(high[lane], chunk[lane]));
     }
     for (lane, &weight) in rest.iter().enumerate() {
-        low[lane] = low[lane].min(weight);
-        high[lane] = high[lane].max(weight);
+        low[lane] = least(low[lane], weight);
+        high[lane] = most(high[lane], weight);
     }
-    (low.into_iter().fold(first, f32::min), high.into_iter().fold(first, f32::max))
+    (low, high)
+}
+
+/// The smaller of two numbers, the first if they are equal: one instruction, as NaN is out of the question.
+#[inline(always)]
+fn least(one: f32, other: f32) -> f32 {
+    if other < one { other } else { one }
+}
+
+/// The larger of two numbers, the first if they are equal.
+#[inline(always)]
+fn most(one: f32, other: f32) -> f32 {
+    if other > one { other } else { one }
 }
 
 /// The first weight that no grid can stand for: NaN, infinite or beyond f16.

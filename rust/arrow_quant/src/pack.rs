@@ -1,6 +1,7 @@
 //! Plain codes into the packed order and back, and the weights that packed codes stand for.
 
 use crate::fault::{Fault, length};
+use crate::grid::ROWS;
 use crate::half;
 use crate::isa::{Work, fastest};
 use crate::order::{BLOCK_BYTES, GROUP_MAX, Layout, PANEL_ROWS, spread, word};
@@ -117,8 +118,8 @@ impl PanelMut<'_> {
     /// Writes the codes of one row's group; `codes` has its padding to whole blocks, zeroed.
     #[inline(always)]
     pub fn put_codes(&mut self, group: usize, row: usize, codes: &[u8]) {
-        let blocks = group * self.layout.group_size() / self.layout.block_columns();
-        let bytes = &mut self.codes[blocks * BLOCK_BYTES..];
+        let start = group * self.layout.group_size() * self.layout.bits() / 32 * BLOCK_BYTES;
+        let bytes = &mut self.codes[start..];
         match self.layout.bits() {
             8 => put::<8, 4>(bytes, row, codes),
             4 => put::<4, 8>(bytes, row, codes),
@@ -132,6 +133,16 @@ impl PanelMut<'_> {
         self.scales[group * PANEL_ROWS + row] = scale;
         if let Some(zeros) = &mut self.zeros {
             zeros[group * PANEL_ROWS + row] = zero;
+        }
+    }
+
+    /// Writes the scales and zeros of one group, from row `first` on.
+    #[inline(always)]
+    pub fn put_scales(&mut self, group: usize, first: usize, scales: &[u16; ROWS], zeros: &[u16; ROWS]) {
+        let at = group * PANEL_ROWS + first;
+        self.scales[at..at + ROWS].copy_from_slice(scales);
+        if let Some(into) = &mut self.zeros {
+            into[at..at + ROWS].copy_from_slice(zeros);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Round to nearest: each group's grid spans its weights, each weight takes the nearest code.
 
 use crate::fault::{Fault, length};
-use crate::grid::{Grid, Group, Kind, range, unfit};
+use crate::grid::{Grid, Group, Kind, ROWS, range, unfit};
 use crate::half;
 use crate::isa::{Work, fastest};
 use crate::order::{GROUP_MAX, Layout};
@@ -11,6 +11,16 @@ use crate::pack::{PackedMut, PanelMut};
 pub(crate) trait Choose: Sync {
     /// The grid of `weights`, the real columns of a group that starts at column `start`.
     fn grid(&self, kind: Kind, weights: &[f32], start: usize) -> Grid;
+
+    /// `grid` of the same group of some rows; a row that is not there is empty, its grid anything.
+    #[inline(always)]
+    fn grids(&self, kind: Kind, rows: &[&[f32]; ROWS], start: usize) -> [Grid; ROWS] {
+        let mut grids = [Grid::default(); ROWS];
+        for (grid, row) in grids.iter_mut().zip(rows).filter(|(_, row)| !row.is_empty()) {
+            *grid = self.grid(kind, row, start); // a loop, as the closure of `map` would not join the AVX2 copy
+        }
+        grids
+    }
 }
 
 /// From the smallest to the largest weight.
@@ -21,6 +31,11 @@ impl Choose for Span {
     fn grid(&self, kind: Kind, weights: &[f32], _start: usize) -> Grid {
         let (low, high) = range(weights);
         Grid::spanning(kind, low, high)
+    }
+
+    #[inline(always)]
+    fn grids(&self, kind: Kind, rows: &[&[f32]; ROWS], _start: usize) -> [Grid; ROWS] {
+        Grid::spanning_rows(kind, rows)
     }
 }
 
@@ -74,10 +89,15 @@ impl<C: Choose> Work for Panel<'_, C> {
     #[inline(always)]
     fn run(mut self) -> Self::Output {
         let layout = self.panel.layout;
-        for (row, at) in layout.panel_rows(self.panel.panel).enumerate() {
-            let weights = &self.weights[at * layout.columns()..][..layout.columns()];
-            check(weights, at)?;
-            self.row(layout, row, weights);
+        let columns = layout.columns();
+        let real = layout.panel_rows(self.panel.panel);
+        let weights = &self.weights[real.start * columns..real.end * columns];
+        for (row, at) in real.enumerate() {
+            check(&weights[row * columns..][..columns], at)?;
+            if row % ROWS == ROWS - 1 || at + 1 == layout.rows() {
+                let first = row / ROWS * ROWS;
+                self.rows(layout, first, &weights[first * columns..][..(row + 1 - first) * columns]);
+            }
         }
         self.panel.clear_padding();
         Ok(())
@@ -85,18 +105,35 @@ impl<C: Choose> Work for Panel<'_, C> {
 }
 
 impl<C: Choose> Panel<'_, C> {
+    /// At most `ROWS` rows, group after group.
     #[inline(always)]
-    fn row(&mut self, layout: Layout, row: usize, weights: &[f32]) {
+    fn rows(&mut self, layout: Layout, first: usize, weights: &[f32]) {
         let mut codes = [0u8; GROUP_MAX];
-        for (group, weights) in weights.chunks(layout.group_size()).enumerate() {
-            let grid = self.choose.grid(self.kind, weights, group * layout.group_size());
-            for (code, &weight) in codes.iter_mut().zip(weights) {
-                *code = grid.code(weight);
+        for group in 0..layout.groups() {
+            let columns = layout.group_columns(group);
+            let mut rows: [&[f32]; ROWS] = [&[]; ROWS];
+            for (row, weights) in rows.iter_mut().zip(weights.chunks_exact(layout.columns())) {
+                *row = &weights[columns.clone()];
             }
-            let padded = weights.len().next_multiple_of(32);
-            codes[weights.len()..padded].fill(0);
-            self.panel.put_codes(group, row, &codes[..padded]);
-            self.panel.put_scale(group, row, half::narrow(grid.scale), half::narrow(grid.zero));
+            let grids = self.choose.grids(self.kind, &rows, columns.start);
+            let padded = columns.len().next_multiple_of(32);
+            for (row, (weights, grid)) in rows.iter().zip(&grids).enumerate() {
+                if weights.is_empty() {
+                    break;
+                }
+                for (code, &weight) in codes.iter_mut().zip(*weights) {
+                    *code = grid.code(weight);
+                }
+                if padded > weights.len() {
+                    codes[weights.len()..padded].fill(0);
+                }
+                self.panel.put_codes(group, first + row, &codes[..padded]);
+            }
+            let (mut scales, mut zeros) = ([0; ROWS], [0; ROWS]);
+            for (row, grid) in grids.iter().enumerate() {
+                (scales[row], zeros[row]) = (half::narrow(grid.scale), half::narrow(grid.zero));
+            }
+            self.panel.put_scales(group, first, &scales, &zeros);
         }
     }
 }

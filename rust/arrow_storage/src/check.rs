@@ -10,7 +10,7 @@ use crate::layout::{Extent, PARTS, TensorEntry};
 use crate::schema::{LENGTH_BYTES, MAGIC, page_header};
 
 /// Read at once: large enough for the disk, small enough to stay in the cache for the second look.
-pub const PIECE_BYTES: usize = 256 << 10;
+pub const PIECE_BYTES: usize = 64 << 10;
 
 /// The three checksums of a tensor, fed part by part and piece by piece.
 #[derive(Default)]

@@ -10,7 +10,7 @@ use crate::layout::{ALIGNMENT, Dtype, Extent, PARTS, TensorEntry, TensorSpec, te
 use crate::schema::{Chunk, HEADER_BYTES_MAX, HEAVY, LENGTH_BYTES, MAGIC, Value, WIDTH, decode};
 
 /// Directory and footer of a model of several hundred tensors: one read.
-const TAIL_BYTES: u64 = 512 << 10;
+const TAIL_BYTES: u64 = 256 << 10;
 /// About 1,100 bytes for each of 100,000 tensors with the longest names.
 const DIRECTORY_BYTES_MAX: u64 = 128 << 20;
 /// Length of the footer and the magic behind it.
