@@ -54,7 +54,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry(name="bench", home="lab:bench", help="Measure speed, memory and load."),
     Entry(name="eval", home="lab:evaluate", help="Measure quality; `aios eval campaign NAME` runs an attack campaign."),
     Entry(name="lab", home="lab:app", help="The ledger of what was measured."),
-    Entry(name="train", home="train:app", help="Train the models that ship with AIOS."),
+    Entry(name="train", home="train:app", help="Train models: data from recipes, runs from plans."),
     Entry(name="version", home="version:version", help="Print the version."),
 )
 

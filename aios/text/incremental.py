@@ -26,20 +26,26 @@ class GrowingText:
     def add(self, token_id: int) -> str:
         """The text that became certain by this token; often empty."""
         self._ids.append(token_id)
-        before, text = self._decoded()
-        waits = text.endswith(UNDECODABLE) and len(self._ids) - self._shown < PENDING_TOKENS_MAX
-        return "" if waits else self._hand_out(before, text)
+        end = len(self._ids)
+        if self._tokenizer.decode(self._ids[self._context:]).endswith(UNDECODABLE):
+            if end - self._shown < PENDING_TOKENS_MAX:
+                return ""
+            end -= self._unfinished()
+        return self._hand_out(end)
 
     def finish(self) -> str:
         """What is left, although it may be half a character."""
-        return self._hand_out(*self._decoded())
+        return self._hand_out(len(self._ids))
 
-    def _decoded(self) -> tuple[str, str]:
-        context = self._ids[self._context:]
-        return self._tokenizer.decode(context[:self._shown - self._context]), self._tokenizer.decode(context)
+    def _unfinished(self) -> int:
+        """How many of the last tokens may be the beginning of one character: together they decode as one unknown."""
+        return next((count for count in (3, 2, 1) if self._tokenizer.decode(self._ids[-count:]) == UNDECODABLE), 0)
 
-    def _hand_out(self, before: str, text: str) -> str:
-        self._context, self._shown = self._shown, len(self._ids)
+    def _hand_out(self, end: int) -> str:
+        """The text of the tokens before `end` that was not shown yet."""
+        before = self._tokenizer.decode(self._ids[self._context:self._shown])
+        text = self._tokenizer.decode(self._ids[self._context:end])
+        self._context, self._shown = self._shown, end
         return text[len(before):]
 
 

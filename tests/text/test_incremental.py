@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aios.text.incremental import PENDING_TOKENS_MAX, GrowingText, StopTexts
@@ -34,6 +34,7 @@ def test_deltas_are_whole_characters_and_make_up_the_text(text: str) -> None:
     assert "".join(deltas) + growing.finish() == raw.decode()
 
 
+@example(b"\x80\x80\x80\x80\x80\x80\xe0\xa0\x80")
 @given(st.binary(max_size=40))
 def test_bytes_that_are_no_text_are_shown_in_the_end(raw: bytes) -> None:
     growing = GrowingText(Bytes())
