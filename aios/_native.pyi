@@ -77,6 +77,9 @@ def quant_residual(
 ) -> None:
     """Writes f16 factors (rows, rank) and (rank, columns) of the loss (rows, columns) f32."""
 
+def join_openmp(library: str) -> bool:
+    """Run products on the OpenMP threads of a library loaded already; False where it has none."""
+
 class PackedMatrix:
     """A packed matrix over buffers that stay where they are; halves come as u16 bits."""
 

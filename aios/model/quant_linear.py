@@ -9,6 +9,7 @@ Inference calls the kernel directly. Under autograd, torch.compile and the like 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -23,6 +24,7 @@ _PARTS: Final = (
     "int rows, int columns, int bits, int group_size"
 )
 _LIBRARY: Final = torch.library.Library("aios", "DEF")  # type: ignore[no-untyped-call]
+_native.join_openmp(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))   # else on threads of its own
 
 
 def _buffer(tensor: Tensor) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -134,3 +136,24 @@ def test_empty_matrices_work() -> None:
         matrix.matmul(f32(2, columns), y)
         assert not y.any()
         matrix.dequantize(f32(rows, columns))
+
+
+def test_products_run_on_the_threads_of_torch() -> None:
+    script = """
+import sys, threading
+from pathlib import Path
+import torch
+from aios import _native
+from aios.model.quant_linear import QuantLinear
+from aios.store.quant import ArrowQuant
+library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+print(_native.join_openmp(str(library)), _native.join_openmp("/nowhere/libtorch_cpu.so"), _native.join_openmp("a\\0b"))
+torch.set_num_threads(3)
+QuantLinear(ArrowQuant.quantize(torch.ones(512, 512)))(torch.ones(16, 512))
+names = {task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
+print(any(name.startswith("aios-matmul") for name in names), len(list(Path("/proc/self/task").iterdir())) > 2)
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    if told[0] == "False":
+        pytest.skip("this torch has no OpenMP")
+    assert told == ["True", "False", "False", "False", "True"]

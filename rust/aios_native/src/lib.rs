@@ -4,6 +4,7 @@ mod bytes;
 mod cpu;
 mod few;
 mod imports;
+mod openmp;
 mod packed_matrix;
 mod quant;
 mod scanner;
@@ -21,6 +22,8 @@ mod _native {
     use super::crc32c;
     #[pymodule_export]
     use super::imports::{gguf_block, gguf_dequantize, gguf_pack, read_gguf, read_safetensors};
+    #[pymodule_export]
+    use super::openmp::join_openmp;
     #[pymodule_export]
     use super::packed_matrix::PackedMatrix;
     #[pymodule_export]

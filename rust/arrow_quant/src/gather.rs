@@ -3,7 +3,7 @@
 use crate::fault::Fault;
 use crate::half::widen;
 use crate::isa::{Work, fastest};
-use crate::matmul::{Matrix, each_chunk};
+use crate::matmul::{Matrix, each_chunk, worth};
 use crate::order::{BLOCK_BYTES, PANEL_ROWS, spread};
 
 /// Weights that make one more thread worth waking.
@@ -32,7 +32,7 @@ fn fill(w: &Matrix<'_>, out: &mut [f32], threads: usize, row: impl Fn(usize) -> 
     if out.is_empty() {
         return;
     }
-    let threads = threads.min(out.len() / WEIGHTS_PER_THREAD + 1);
+    let threads = worth(out.len(), WEIGHTS_PER_THREAD, threads);
     each_chunk(out, PANEL_ROWS * w.columns(), threads, |chunk, out| {
         for (index, out) in out.chunks_exact_mut(w.columns()).enumerate() {
             fastest(Row { w, row: row(chunk * PANEL_ROWS + index), out });

@@ -14,7 +14,8 @@ mod threads;
 
 pub use isa::Isa;
 pub use matrix::{Matrix, Residual};
-pub(crate) use threads::each_chunk;
+pub use threads::{OpenMp, join};
+pub(crate) use threads::{each_chunk, worth};
 
 use crate::fault::{Fault, length};
 use crate::order::PANEL_ROWS;
@@ -66,7 +67,7 @@ fn multiply(isa: Isa, w: &Matrix<'_>, x: &[f32], y: &mut [f32], threads: usize) 
     let inputs = Inputs { x, low, totals: &totals, tiling };
     let products = m * w.rows() * w.columns(); // below 192 times the weights, which a `Layout` keeps addressable
     let y = Columns { start: y.as_mut_ptr(), rows: m, width: w.rows() };
-    let threads = threads.min(products / PRODUCTS_PER_THREAD + 1);
+    let threads = worth(products, PRODUCTS_PER_THREAD, threads);
     threads::each(
         w.rows().div_ceil(PANEL_ROWS),
         threads,

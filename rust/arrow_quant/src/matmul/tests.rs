@@ -200,3 +200,35 @@ fn gathered_rows_are_the_weights_themselves() {
         }
     }
 }
+
+/// A stand-in for an OpenMP: every thread anew.
+unsafe extern "C" fn parallel(
+    work: unsafe extern "C" fn(*mut std::ffi::c_void),
+    data: *mut std::ffi::c_void,
+    threads: u32,
+    _: u32,
+) {
+    let data = data.expose_provenance();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            // SAFETY: as the caller of `parallel` promised.
+            scope.spawn(move || unsafe { work(std::ptr::with_exposed_provenance_mut(data)) });
+        }
+    });
+}
+
+#[test]
+fn a_host_s_team_does_all_of_the_work_once() {
+    let mut random = Random(11);
+    let owned = Owned::random(&mut random, Layout::new(1000, 256, 4, 64).unwrap(), false, 3);
+    let x = random.floats(20 * 256);
+    let mut expected = vec![0.0; 20 * 1000];
+    matmul(&owned.matrix(), 20, &x, &mut expected, 3).unwrap(); // on threads of its own
+    // SAFETY: `parallel` keeps what `OpenMp` says, and stays.
+    unsafe { join(parallel) };
+    for threads in [1, 2, 5, 40] {
+        let mut y = vec![f32::NAN; expected.len()];
+        matmul(&owned.matrix(), 20, &x, &mut y, threads).unwrap();
+        assert_eq!(y, expected);
+    }
+}
