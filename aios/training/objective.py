@@ -7,7 +7,7 @@ that the same numbers train, compare and add up over slices of a batch on severa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -161,6 +161,15 @@ class BlockDiffusion:
         return Batch(inputs=torch.cat((noisy, ids), dim=1), targets=ids, where=batch.where[back].view(rows, length),
                      weights=batch.weights[back].view(rows, length))  # fmt: skip
 
+    def left_to_right(self, ids: Int[Tensor, "b s"]) -> Iterator[Batch]:
+        """Yield what asks for every token once, behind the known ones of its block and before the hidden ones."""
+        place = (torch.arange(ids.shape[1]) % self.block).expand_as(ids)
+        for now in range(self.block):
+            where = place == now
+            noisy = ids.masked_fill(place >= now, MASK_ID)
+            yield Batch(inputs=torch.cat((noisy, ids), dim=1), targets=ids, where=where,
+                        weights=where.float() / ids.numel())
+
     def reader(self, network: TextScoreNetwork, length: int, device: torch.device) -> Read:
         mask = AttentionMask(allowed=block_table(length, self.block).to(device)[None, None])
         positions = torch.arange(length, device=device).repeat(2)
@@ -239,15 +248,32 @@ def bound(
 
     An exact objective needs one draw; a bound's estimate is unbiased, whatever the number.
     """
-    device = next(network.parameters()).device
-    read = asked.reader(network, windows.shape[1], device)
     rng = torch.Generator().manual_seed(seed)
     draws = 1 if asked.exact else draws
+    batches = (asked.batch(windows, rng, training=False) for _ in range(draws))
+    return _summed(network, asked, windows, batches, rows) / draws
+
+
+@torch.inference_mode()
+def left_to_right_loss(
+    network: TextScoreNetwork, asked: BlockDiffusion, windows: Int[Tensor, "b s"], *, rows: int = BOUND_BATCH_ROWS
+) -> float:
+    """Return -log p(window) in nats per token where every block is revealed from left to right.
+
+    A sampler in that order is a model of its own with this denoiser, and this is its likelihood, no bound.
+    """
+    return _summed(network, asked, windows, asked.left_to_right(windows), rows)
+
+
+def _summed(network: TextScoreNetwork, asked: Objective, windows: Int[Tensor, "b s"], batches: Iterable[Batch],
+            rows: int) -> float:
+    device = next(network.parameters()).device
+    read = asked.reader(network, windows.shape[1], device)
     total = torch.zeros((), dtype=torch.float64)
-    for _ in range(draws):
-        for piece in asked.batch(windows, rng, training=False).split(rows):
+    for batch in batches:
+        for piece in batch.split(rows):
             total += weighted_loss(network, read, piece.to(device)).double().cpu()
-    return float(total) / draws
+    return float(total)
 
 
 def held_out_bound(

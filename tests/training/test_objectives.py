@@ -23,6 +23,7 @@ from aios.training.objective import (
     Objective,
     block_table,
     bound,
+    left_to_right_loss,
     objective,
     weighted_loss,
 )
@@ -113,6 +114,14 @@ def test_a_block_as_long_as_the_row_is_masked_diffusion(network: TextScoreNetwor
     rows = SEQUENCES.repeat(300, 1)
     as_block = bound(network, BlockDiffusion(block=LENGTH), rows, rows=4_096)
     assert as_block == pytest.approx(bound(network, Masked(), rows, rows=4_096), rel=0.02)
+
+
+def test_blocks_revealed_from_left_to_right_have_a_likelihood(network: TextScoreNetwork) -> None:
+    whole = torch.tensor([left_to_right_loss(network, BlockDiffusion(block=LENGTH), row[None]) for row in SEQUENCES])
+    assert torch.allclose(whole * LENGTH, -any_order_log_p(network, tuple(range(LENGTH))), atol=1e-5)
+    rows = torch.tensor(list(itertools.product(VALUES, repeat=4)))
+    nats = torch.tensor([left_to_right_loss(network, BlockDiffusion(block=2), row[None]) * 4 for row in rows])
+    assert float((-nats).exp().sum()) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_noisy_block_sees_itself_and_the_clean_past_only() -> None:
