@@ -340,6 +340,7 @@ _ENTRIES: dict[str, Make] = {
     "quant_hqq": _hqq,
     "quant_gptq": _gptq,
     "quant_residual": _residual,
+    "join_openmp": lambda rng, bench: Call(call=_native.join_openmp, arguments=(f"/nowhere/{rng.random()}.so",)),
     "PackedMatrix": _matrix,
     "PackedMatrix.matmul": _matmul,
     "PackedMatrix.gather": _gather,
