@@ -87,8 +87,11 @@ class PackedMatrix:
         cls, rows: int, columns: int, bits: int, group_size: int, codes: Buffer, scales: Buffer,
         zeros: Buffer | None = None, left: Buffer | None = None, right: Buffer | None = None,
     ) -> PackedMatrix: ...
-    def matmul(self, x: Buffer, out: Buffer, threads: int = 1) -> None:
-        """out (m, rows) = x (m, columns) times the matrix transposed; contiguous f32."""
+    def matmul(self, x: Buffer, out: Buffer, threads: int = 1, activation_bits: int = 32) -> None:
+        """out (m, rows) = x (m, columns) times the matrix transposed; contiguous f32.
+
+        activation_bits: 32 takes x as it is; 16 and 8 as integers, with a scale for each group of columns.
+        """
 
     def gather(self, ids: Buffer, out: Buffer, threads: int = 1) -> None:
         """out (n, columns) f32 = the rows that `ids` (n) i64 name; IndexError where there is none."""

@@ -2,8 +2,9 @@
 
     y = QuantLinear(packed, bias)(x)     # f32, equal to a linear map by the dequantised weights up to rounding
 
-Inference calls the kernel directly. Under autograd, torch.compile and the like the same kernel runs as the operators
-`aios::packed_linear`, `aios::packed_rows` and `aios::packed_dense`; gradients reach the input, not the weights.
+Inference calls the kernel directly, with activations as integers of 16 bits. Under autograd, torch.compile and the
+like its f32 sibling runs as the operators `aios::packed_linear`, `aios::packed_rows` and `aios::packed_dense`;
+gradients reach the input, not the weights.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _PARTS: Final = (
     "Tensor codes, Tensor scales, Tensor? zeros, Tensor? left, Tensor? right, "
     "int rows, int columns, int bits, int group_size"
 )
+INFERENCE_BITS: Final = 16     # of activations, in integers: errors of 2e-5 of a product, 10 to 80% faster than f32
 _LIBRARY: Final = torch.library.Library("aios", "DEF")  # type: ignore[no-untyped-call]
 _native.join_openmp(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))   # else on threads of its own
 
@@ -48,11 +50,11 @@ def _matrix(
     return _native.PackedMatrix(rows, columns, bits, group_size, _buffer(codes), _buffer(scales), *buffers)
 
 
-def _multiply(matrix: _native.PackedMatrix, x: Tensor, rows: int) -> Tensor:
+def _multiply(matrix: _native.PackedMatrix, x: Tensor, rows: int, activation_bits: int) -> Tensor:
     if x.dtype is not torch.float32 or x.requires_grad:
         x = x.detach().float()
     out = torch.empty(*x.shape[:-1], rows, dtype=torch.float32)
-    matrix.matmul(_buffer(x), _buffer(out), torch.get_num_threads())
+    matrix.matmul(_buffer(x), _buffer(out), torch.get_num_threads(), activation_bits)
     return out
 
 
@@ -63,7 +65,7 @@ def _gather(matrix: _native.PackedMatrix, ids: Tensor, columns: int) -> Tensor:
 
 
 def _packed_linear(x: Tensor, *parts: Any) -> Tensor:
-    return _multiply(_matrix(*parts), x, parts[5])
+    return _multiply(_matrix(*parts), x, parts[5], 32)
 
 
 def _packed_rows(ids: Tensor, *parts: Any) -> Tensor:
@@ -138,7 +140,7 @@ class PackedWeight:
         if x.shape[-1] != self.packed.columns:
             raise ValueError(f"inputs of width {x.shape[-1]} do not fit a matrix of {self.packed.shape}")
         if _directly(x):
-            return _multiply(self.matrix(), x, self.packed.rows)
+            return _multiply(self.matrix(), x, self.packed.rows, INFERENCE_BITS)
         product: Tensor = torch.ops.aios.packed_linear(x, *self.parts)
         return product
 

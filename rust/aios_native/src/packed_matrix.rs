@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use aios_arrow_quant::fault::Fault;
 use aios_arrow_quant::gather;
-use aios_arrow_quant::matmul::{self, Matrix};
+use aios_arrow_quant::matmul::{self, Matrix, Product, Width};
 use aios_arrow_quant::order::Layout;
 use aios_arrow_quant::pack::Packed;
 use pyo3::exceptions::{PyIndexError, PyValueError};
@@ -60,19 +60,35 @@ impl PackedMatrix {
     }
 
     /// out (m, rows) = x (m, columns) times the matrix transposed, on so many threads; f32 both.
-    #[pyo3(signature = (x, out, threads = 1))]
+    ///
+    /// x is used as it is (32 bits), or as integers of 16 or 8 bits with a scale for each group of columns.
+    #[pyo3(signature = (x, out, threads = 1, activation_bits = 32))]
     fn matmul(
         &self,
         py: Python<'_>,
         x: &Bound<'_, PyAny>,
         out: &Bound<'_, PyAny>,
         threads: usize,
+        activation_bits: u32,
     ) -> PyResult<()> {
+        let width = match activation_bits {
+            32 => None,
+            16 => Some(Width::Bits16),
+            8 => Some(Width::Bits8),
+            _ => return Err(PyValueError::new_err("activations have 32, 16 or 8 bits")),
+        };
         let x = Shared::<f32>::get(x, false)?;
         let mut out = self.out(out, Some(x.span()))?;
         let m = x.0.item_count().checked_div(self.layout.columns());
         let m = m.or_else(|| out.0.item_count().checked_div(self.layout.rows())).unwrap_or(0);
-        py.detach(|| matmul::matmul(&self.matrix()?, m, x.slice(), out.slice_mut(), threads)).map_err(refused)
+        py.detach(|| {
+            let (w, x, y) = (self.matrix()?, x.slice(), out.slice_mut());
+            match width {
+                None => matmul::matmul(&w, m, x, y, threads),
+                Some(width) => matmul::matmul_integer(&mut [Product { w, y }], m, x, width, threads),
+            }
+        })
+        .map_err(refused)
     }
 
     /// out (n, columns) f32 = the rows that `ids` (n) i64 name; IndexError where there is none.

@@ -5,6 +5,8 @@
 //! of x; a single row of x meets the codes in registers, without the buffer. The same source is compiled for every
 //! instruction set; they differ in the order of sums and in fused rounding only.
 
+mod activations;
+mod integer;
 mod isa;
 mod kernel;
 mod matrix;
@@ -12,6 +14,7 @@ mod matrix;
 mod tests;
 mod threads;
 
+pub use activations::Width;
 pub use isa::Isa;
 pub use matrix::{Matrix, Residual};
 pub use threads::{OpenMp, join};
@@ -19,6 +22,7 @@ pub(crate) use threads::{each_chunk, worth};
 
 use crate::fault::{Fault, length};
 use crate::order::PANEL_ROWS;
+use activations::{Activations, Form};
 use kernel::{Inputs, Scratch};
 use matrix::Lanes;
 
@@ -51,6 +55,116 @@ pub fn matmul_on(
         multiply(isa, w, x, y, threads);
     }
     Ok(())
+}
+
+/// One of several products with the same x: y (m, rows) = x w^T.
+pub struct Product<'a, 'y> {
+    /// The matrix, as wide as x.
+    pub w: Matrix<'a>,
+    /// Where the result goes, row-major.
+    pub y: &'y mut [f32],
+}
+
+/// Several products of integer activations, made once of row-major x (m, columns), with the instructions at hand.
+pub fn matmul_integer(
+    products: &mut [Product<'_, '_>],
+    m: usize,
+    x: &[f32],
+    width: Width,
+    threads: usize,
+) -> Result<(), Fault> {
+    matmul_integer_on(Isa::here(), products, m, x, width, threads)
+}
+
+/// `matmul_integer` on the given instruction set; without a residual the bits of y are the same on all of them.
+pub fn matmul_integer_on(
+    isa: Isa,
+    products: &mut [Product<'_, '_>],
+    m: usize,
+    x: &[f32],
+    width: Width,
+    threads: usize,
+) -> Result<(), Fault> {
+    for Product { w, y } in &mut *products {
+        length("x", m.saturating_mul(w.columns()), x.len())?;
+        length("y", m.saturating_mul(w.rows()), y.len())?;
+        if x.is_empty() {
+            y.fill(0.0); // a sum of nothing
+        }
+    }
+    if x.is_empty() {
+        return Ok(());
+    }
+    let columns = x.len() / m;
+    let mut left: Vec<_> = products.iter_mut().map(|product| (product.w, &mut *product.y)).collect();
+    for x in x.chunks(ROWS_MAX * columns) {
+        let rows = x.len() / columns;
+        let now = left.iter_mut().map(|(w, y)| {
+            let (now, later) = std::mem::take(y).split_at_mut(rows * w.rows());
+            *y = later;
+            Task::new(isa, *w, now, rows, x, width)
+        });
+        multiply_integers(isa, &now.collect::<Vec<_>>(), x, rows, threads);
+    }
+    Ok(())
+}
+
+/// One chunk of at most `ROWS_MAX` rows of one product.
+struct Task<'a> {
+    w: Matrix<'a>,
+    form: Form,
+    low: Vec<f32>,
+    y: Columns,
+}
+
+impl<'a> Task<'a> {
+    fn new(isa: Isa, w: Matrix<'a>, y: &mut [f32], rows: usize, x: &[f32], width: Width) -> Self {
+        let narrow = width == Width::Bits8 && w.packed().layout.bits() < 8 && rows > 1;
+        let low = w.residual().map_or_else(Vec::new, |residual| isa.project(residual, x));
+        Task {
+            w,
+            form: if narrow { Form::Bytes } else { Form::Pairs },
+            low: if rows == 1 { low } else { isa.tiling(rows).pack(&low) },
+            y: Columns { start: y.as_mut_ptr(), rows, width: w.rows() },
+        }
+    }
+
+    fn panels(&self) -> usize {
+        self.w.rows().div_ceil(PANEL_ROWS)
+    }
+}
+
+fn multiply_integers(isa: Isa, tasks: &[Task<'_>], x: &[f32], rows: usize, threads: usize) {
+    let mut inputs: Vec<Activations> = Vec::new();
+    let mut chosen = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        let group_size = task.w.packed().layout.group_size();
+        let same = |input: &Activations| (input.form, input.group_size) == (task.form, group_size);
+        chosen.push(inputs.iter().position(same).unwrap_or_else(|| {
+            inputs.push(Activations::quantise(x, task.form, group_size, isa.tiling(rows), threads));
+            inputs.len() - 1
+        }));
+    }
+    let rank =
+        tasks.iter().filter_map(|task| task.w.residual()).map(|residual| residual.rank).max().unwrap_or(0);
+    let products: usize = tasks.iter().map(|task| x.len() * task.w.rows()).sum();
+    threads::each(
+        tasks.iter().map(Task::panels).sum(),
+        worth(products, PRODUCTS_PER_THREAD, threads),
+        || integer::Scratch::new(rows, rank),
+        |scratch, mut panel| {
+            for (task, &input) in tasks.iter().zip(&chosen) {
+                if panel >= task.panels() {
+                    panel -= task.panels();
+                    continue;
+                }
+                isa.integer_panel(&task.w, panel, &inputs[input], &task.low, scratch);
+                // SAFETY: `each` hands out every panel of every task once, so that no two calls write the same
+                // columns; every y is borrowed mutably until all have returned.
+                return unsafe { task.y.put(panel, &scratch.sums) };
+            }
+        },
+    );
 }
 
 /// One chunk of at most `ROWS_MAX` rows.

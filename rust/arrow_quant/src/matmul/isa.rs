@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use super::activations::{Activations, Form};
+use super::integer::{self, Plain, Words};
 use super::kernel::{Inputs, Narrow, Registers, Scratch, Tiling, Wide, dot, many, single};
 use super::matrix::{Matrix, Residual};
 
@@ -76,6 +78,23 @@ impl Isa {
         }
     }
 
+    /// Puts the sums of all rows of integer x over one panel into `scratch.sums`.
+    pub(crate) fn integer_panel(
+        self,
+        w: &Matrix<'_>,
+        panel: usize,
+        x: &Activations,
+        low: &[f32],
+        scratch: &mut integer::Scratch,
+    ) {
+        match self.0 {
+            Level::Portable => integer_panel_of::<Plain, Narrow>(w, panel, x, low, scratch),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this level comes from `reachable` only, which found avx2 and fma.
+            Level::Avx2 => unsafe { integer_panel_avx2(w, panel, x, low, scratch) },
+        }
+    }
+
     /// x (m, columns) times the residual's right factor: (m, rank).
     pub(crate) fn project(self, residual: Residual<'_>, x: &[f32]) -> Vec<f32> {
         match self.0 {
@@ -100,6 +119,24 @@ fn panel_of<R: Registers>(w: &Matrix<'_>, panel: usize, inputs: Inputs<'_>, scra
 }
 
 #[inline(always)]
+fn integer_panel_of<V: Words, R: Registers>(
+    w: &Matrix<'_>,
+    panel: usize,
+    x: &Activations,
+    low: &[f32],
+    scratch: &mut integer::Scratch,
+) {
+    match (w.packed().layout.bits(), x.form, x.tiling().rows) {
+        (8, Form::Pairs, 1) => integer::single::<V, R, 8>(w, panel, x, low, scratch),
+        (4, Form::Pairs, 1) => integer::single::<V, R, 4>(w, panel, x, low, scratch),
+        (2, Form::Pairs, 1) => integer::single::<V, R, 2>(w, panel, x, low, scratch),
+        (8, _, _) => integer::panel::<V, R, 8>(w, panel, x, low, scratch),
+        (4, _, _) => integer::panel::<V, R, 4>(w, panel, x, low, scratch),
+        _ => integer::panel::<V, R, 2>(w, panel, x, low, scratch),
+    }
+}
+
+#[inline(always)]
 fn project_of<R: Registers>(residual: Residual<'_>, x: &[f32]) -> Vec<f32> {
     let columns = residual.columns();
     let rows = residual.right.chunks_exact(columns);
@@ -110,6 +147,18 @@ fn project_of<R: Registers>(residual: Residual<'_>, x: &[f32]) -> Vec<f32> {
 #[target_feature(enable = "avx2,fma")]
 fn panel_avx2(w: &Matrix<'_>, panel: usize, inputs: Inputs<'_>, scratch: &mut Scratch) {
     panel_of::<Wide>(w, panel, inputs, scratch);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn integer_panel_avx2(
+    w: &Matrix<'_>,
+    panel: usize,
+    x: &Activations,
+    low: &[f32],
+    scratch: &mut integer::Scratch,
+) {
+    integer_panel_of::<integer::x86::Ymm, Wide>(w, panel, x, low, scratch);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -272,7 +272,7 @@ pub(crate) fn many<const BITS: usize, const PER_BLOCK: usize, R: Registers>(
 
 /// Adds the products of all rows of packed `x` with the weights of the columns `from..` of `columns`.
 #[inline(always)]
-fn add_tiles<R: Registers>(
+pub(crate) fn add_tiles<R: Registers>(
     tiling: Tiling,
     (x, columns, from): (&[f32], usize, usize),
     weights: &[Lanes],

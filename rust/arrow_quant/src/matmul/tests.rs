@@ -125,6 +125,114 @@ fn every_level_multiplies_by_the_weights_that_the_order_defines() {
     }
 }
 
+/// Integer activations of both widths, on every level: the same bits, near what f64 says of the rounded x.
+fn check_integer(owned: &[&Owned], random: &mut Random, m: usize, threads: usize) {
+    let columns = owned[0].layout.columns();
+    let x = random.floats(m * columns);
+    for (width, most) in [(Width::Bits16, 32767.0), (Width::Bits8, 127.0)] {
+        let products = Isa::reachable().into_iter().map(|isa| {
+            let mut ys: Vec<_> = owned.iter().map(|owned| vec![f32::NAN; m * owned.layout.rows()]).collect();
+            let mut products: Vec<_> =
+                owned.iter().zip(&mut ys).map(|(owned, y)| Product { w: owned.matrix(), y }).collect();
+            matmul_integer_on(isa, &mut products, m, &x, width, threads).unwrap();
+            ys
+        });
+        let products: Vec<_> = products.collect();
+        for ((at, owned), y) in owned.iter().enumerate().zip(&products[0]) {
+            let (rows, group_size) = (owned.layout.rows(), owned.layout.group_size());
+            if owned.residual.is_none() {
+                assert!(products.iter().all(|other| &other[at] == y), "the same bits everywhere");
+            }
+            for (at, &have) in y.iter().enumerate() {
+                let (row, x) = (at % rows, &x[at / rows * columns..][..columns]);
+                let (mut want, mut size, mut step) = (0.0, 0.0, 0.0);
+                for (group, x) in x.chunks(group_size).enumerate() {
+                    let largest = x.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+                    for (column, &x) in x.iter().enumerate() {
+                        let (weight, terms) = owned.weight(row, group * group_size + column);
+                        want += f64::from(x) * weight;
+                        size += f64::from(x).abs() * terms;
+                        step += f64::from(largest) / most * (0.5 + 1e-3) * terms;
+                    }
+                }
+                let bound = step + f64::from(f32::EPSILON) * size * (8.0 + (columns as f64).sqrt());
+                assert!(
+                    (f64::from(have) - want).abs() <= bound,
+                    "{width:?}: {have} is not {want} +- {bound}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn integer_activations_multiply_as_their_rounding_allows_and_alike_everywhere() {
+    let mut random = Random(21);
+    for round in 0..if cfg!(miri) { 2 } else { 150 } {
+        let columns = 1 + random.below(300);
+        let count = 1 + random.below(3);
+        let owned: Vec<_> = (0..count)
+            .map(|at| {
+                let bits = [8, 4, 2][(round + at) % 3];
+                let group_size = crate::order::GROUP_SIZES[random.below(3)];
+                let layout = Layout::new(1 + random.below(100), columns, bits, group_size).unwrap();
+                let rank = if random.below(3) > 0 { 0 } else { 1 + random.below(40) };
+                let symmetric = random.below(2) == 0;
+                Owned::random(&mut random, layout, symmetric, rank)
+            })
+            .collect();
+        let (m, threads) = ([1, 1 + random.below(14)][random.below(2)], 1 + random.below(3));
+        check_integer(&owned.iter().collect::<Vec<_>>(), &mut random, m, threads);
+    }
+    let owned = Owned::random(&mut random, Layout::new(40, 70, 4, 32).unwrap(), false, 3);
+    check_integer(&[&owned], &mut random, 2 * ROWS_MAX + 1, 2);
+}
+
+#[test]
+fn extreme_codes_and_activations_overflow_nothing() {
+    for bits in [8, 4, 2] {
+        let layout = Layout::new(33, 256, bits, 128).unwrap();
+        let owned = Owned {
+            layout,
+            codes: vec![0xff; layout.codes_bytes()],
+            scales: vec![narrow(1.0); layout.scales()],
+            zeros: Some(vec![0; layout.scales()]),
+            residual: None,
+        };
+        let want = 256.0 * f32::from(layout.code_max());
+        for (m, sign, width) in [
+            (1, 1.0, Width::Bits16),
+            (7, -1.0, Width::Bits16),
+            (7, 1.0, Width::Bits8),
+            (7, -1.0, Width::Bits8),
+        ] {
+            for isa in Isa::reachable() {
+                let mut y = vec![0.0; m * 33];
+                let mut products = [Product { w: owned.matrix(), y: &mut y }];
+                matmul_integer_on(isa, &mut products, m, &vec![sign; m * 256], width, 1).unwrap();
+                assert!(y.iter().all(|y| (y - sign * want).abs() < 1e-3 * want), "{bits} bits, {width:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_no_numbers_stay_none_and_others_are_not_touched() {
+    let owned = Owned::random(&mut Random(4), Layout::new(40, 64, 4, 32).unwrap(), false, 0);
+    for (bad, width) in
+        [(f32::NAN, Width::Bits8), (f32::INFINITY, Width::Bits16), (f32::NEG_INFINITY, Width::Bits8)]
+    {
+        let mut x = vec![1.0; 3 * 64];
+        x[64 + 40] = bad;
+        x[128..].fill(f32::MIN_POSITIVE / 8.0);
+        let mut y = vec![0.0; 3 * 40];
+        matmul_integer(&mut [Product { w: owned.matrix(), y: &mut y }], 3, &x, width, 1).unwrap();
+        assert!(y[..40].iter().all(|y| y.is_finite()));
+        assert!(y[40..80].iter().all(|y| y.is_nan()));
+        assert!(y[80..].iter().all(|&y| y == 0.0));
+    }
+}
+
 #[test]
 fn more_rows_than_a_chunk_are_multiplied_too() {
     let mut random = Random(8);
