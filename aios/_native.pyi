@@ -1,5 +1,6 @@
 """The Rust extension, built from rust/aios_native."""
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any, TypeAlias
 
@@ -98,6 +99,11 @@ class PackedMatrix:
 
     def dequantize(self, out: Buffer, threads: int = 1) -> None:
         """out (rows, columns) f32 = the whole matrix, residual included."""
+
+def matmul_together(
+    matrices: Sequence[PackedMatrix], x: Buffer, outs: Sequence[Buffer], threads: int = 1, activation_bits: int = 16
+) -> None:
+    """`PackedMatrix.matmul` of several matrices with one x, which becomes integers of 16 or 8 bits once."""
 
 class FrameScanner:
     """Finds where MessagePack frames end in a stream fed in any pieces; builds no object."""

@@ -10,6 +10,7 @@ from torch.nn import functional
 from aios.model.cache import AttentionMask, Cache, attend
 from aios.model.config import AttentionKind, TransformerConfig
 from aios.model.embeddings import rotate
+from aios.model.quant_linear import linear_together
 
 
 class RMSNorm(nn.Module):
@@ -34,7 +35,8 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(ffn_dim, hidden_dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
-        out: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
+        gate, up = linear_together((self.gate, self.up), x)
+        out: Tensor = self.down(functional.silu(gate) * up)
         return out
 
 
@@ -99,7 +101,7 @@ class Attention(nn.Module):
         mask: AttentionMask,
         cache: Cache | None,
     ) -> Float[Tensor, "b s d"]:
-        query, key, value = self.heads(self.query(x)), self.heads(self.key(x)), self.heads(self.value(x))
+        query, key, value = (self.heads(one) for one in linear_together((self.query, self.key, self.value), x))
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = rotate(query, *rotation), rotate(key, *rotation)

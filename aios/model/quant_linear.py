@@ -9,7 +9,7 @@ gradients reach the input, not the weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -186,12 +186,31 @@ class QuantLinear(nn.Module):
             sibling.bias = nn.Parameter(linear.bias, requires_grad=False)
         return sibling
 
+    @property
+    def watched(self) -> bool:
+        """True while a hook wants to see every call."""
+        return bool(self._forward_hooks or self._forward_pre_hooks)
+
     def forward(self, x: Float[Tensor, "... k"]) -> Float[Tensor, "... n"]:
         y = self.packed.linear(x)
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
         return _describe(self.packed.packed)
+
+
+def linear_together(layers: Sequence[nn.Module], x: Float[Tensor, "... k"]) -> list[Float[Tensor, "... n"]]:
+    """Return what each layer makes of `x`; in inference packed layers share its integers and one round of threads."""
+    packed = [layer for layer in layers if type(layer) is QuantLinear and not layer.watched]
+    if len(packed) < len(layers) or not _directly(x) or any(one.packed.packed.columns != x.shape[-1] for one in packed):
+        return [layer(x) for layer in layers]
+    outs = [torch.empty(*x.shape[:-1], one.packed.packed.rows, dtype=torch.float32) for one in packed]
+    if x.dtype is not torch.float32 or x.requires_grad:
+        x = x.detach().float()
+    matrices = [one.packed.matrix() for one in packed]
+    _native.matmul_together(matrices, _buffer(x), [_buffer(out) for out in outs], torch.get_num_threads(),
+                            INFERENCE_BITS)
+    return [out if one.bias is None else out + one.bias for one, out in zip(packed, outs, strict=True)]
 
 
 class QuantEmbedding(nn.Module):
@@ -221,7 +240,7 @@ class StackedLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     def forward(self, x: Float[Tensor, "... k"]) -> Float[Tensor, "... n"]:
-        y = torch.cat([part(x) for part in self.parts], dim=-1)
+        y = torch.cat(linear_together(tuple(self.parts), x), dim=-1)
         return y if self.bias is None else y + self.bias
 
 

@@ -14,7 +14,7 @@ from aios.errors import ModelCorrupt
 from aios.model.encoder import EncoderModel
 from aios.model.imports import import_language_model
 from aios.model.loading import load_exactly, load_frozen, unfilled
-from aios.model.quant_linear import QuantEmbedding, QuantLinear, StackedLinear, stack_rows
+from aios.model.quant_linear import QuantEmbedding, QuantLinear, StackedLinear, linear_together, stack_rows
 from aios.model.score_network import ARCHITECTURE, TextScoreNetwork
 from aios.model.transformer import TransformerConfig
 from aios.store.quant import ArrowQuant
@@ -259,3 +259,35 @@ def test_tensors_of_other_names_or_shapes_are_refused() -> None:
         load_exactly(network, {**state, "0.weight": packed(33, 41), "1.bias": torch.zeros(2)})
     load_exactly(network, {**state, "1.bias": torch.zeros(2, dtype=torch.float16)})
     assert network(torch.zeros(1, 40)).dtype == torch.float32
+
+
+def test_layers_that_read_the_same_input_share_its_integers_and_change_no_bit() -> None:
+    layers = [QuantLinear(packed(rows, 96, bits, group_size), bias)
+              for rows, bits, group_size, bias in ((64, 4, 32, None), (7, 4, 32, torch.ones(7)), (33, 2, 128, None))]
+    x = torch.randn(2, 5, 96)
+    with torch.inference_mode():
+        alone = [layer(x) for layer in layers]
+        together = linear_together(layers, x)
+        mixed = linear_together([layers[0], torch.nn.Linear(96, 3)], x)
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+    assert torch.equal(mixed[0], alone[0])
+    assert mixed[1].shape == (2, 5, 3)
+    with pytest.raises(ValueError, match="width 95"):
+        linear_together(layers, x[..., :95])
+
+
+def test_a_layer_with_a_hook_is_called_itself() -> None:
+    layers = [QuantLinear(packed(32, 64)), QuantLinear(packed(32, 64))]
+    seen: list[int] = []
+    layers[1].register_forward_hook(lambda module, arguments, out: seen.append(1))
+    with torch.inference_mode():
+        linear_together(layers, torch.randn(3, 64))
+    assert seen == [1]
+
+
+def test_gradients_flow_through_layers_together() -> None:
+    layers = [QuantLinear(packed(32, 64)), QuantLinear(packed(16, 64))]
+    x = torch.randn(3, 64, requires_grad=True)
+    sum(out.sum() for out in linear_together(layers, x)).backward()
+    dense = torch.cat([layer.packed.dense() for layer in layers])
+    assert torch.allclose(x.grad, dense.sum(0).expand(3, -1), **CLOSE)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from aios._native import PackedMatrix
+from aios._native import PackedMatrix, matmul_together
 
 Floats = NDArray[np.float32]
 
@@ -136,6 +136,27 @@ def test_empty_matrices_work() -> None:
         matrix.matmul(f32(2, columns), y)
         assert not y.any()
         matrix.dequantize(f32(rows, columns))
+
+
+def test_activations_have_32_16_or_8_bits() -> None:
+    rng = np.random.default_rng(5)
+    codes = rng.integers(0, 256, 32 * 32, dtype=np.uint8)
+    matrix = PackedMatrix(32, 32, 8, 32, codes, np.full((1, 1, 32), 0x2C00, np.uint16))
+    x, exact = rng.standard_normal((4, 32), np.float32), np.zeros((4, 32), np.float32)
+    matrix.matmul(x, exact)
+    for bits in (16, 8):
+        out = np.zeros_like(exact)
+        matrix.matmul(x, out, 1, bits)
+        assert np.abs(out - exact).max() < 1e-3 * np.abs(exact).max()
+    with pytest.raises(ValueError, match="32, 16 or 8"):
+        matrix.matmul(x, exact, 1, 4)
+    with pytest.raises(ValueError, match="16 or 8"):
+        matmul_together([matrix], x, [exact], 1, 32)
+    with pytest.raises(ValueError, match="not as many"):
+        matmul_together([matrix], x, [], 1, 16)
+    with pytest.raises(BufferError, match="overlaps"):
+        matmul_together([matrix, matrix], x, [exact, exact], 1, 16)
+    matmul_together([], x, [])
 
 
 def test_products_run_on_the_threads_of_torch() -> None:

@@ -191,7 +191,20 @@ def _matmul(rng: random.Random, bench: Bench) -> Call:
     guarded, m = Guarded(), rng.randint(0, 20)
     arguments = _matrix_arguments(rng, guarded)
     x, out = _floats(rng, m, arguments[1]), guarded.array(np.zeros((m, arguments[0]), np.float32))
-    return Call(call=_native.PackedMatrix(*arguments).matmul, arguments=(x, out, 1), guarded=guarded)
+    bits = rng.choice((32, 16, 8))
+    return Call(call=_native.PackedMatrix(*arguments).matmul, arguments=(x, out, 1, bits), guarded=guarded)
+
+
+def _together(rng: random.Random, bench: Bench) -> Call:
+    guarded, m = Guarded(), rng.randint(0, 20)
+    first = _matrix_arguments(rng, guarded)
+    several = [first]
+    while len(several) < 3 and (other := _matrix_arguments(rng, guarded))[1] == first[1]:
+        several.append(other)
+    outs = [guarded.array(np.zeros((m, arguments[0]), np.float32)) for arguments in several]
+    matrices = [_native.PackedMatrix(*arguments) for arguments in several]
+    return Call(call=_native.matmul_together, guarded=guarded,
+                arguments=(matrices, _floats(rng, m, first[1]), outs, 1, rng.choice((16, 8))))
 
 
 def _gather(rng: random.Random, bench: Bench) -> Call:
@@ -343,6 +356,7 @@ _ENTRIES: dict[str, Make] = {
     "join_openmp": lambda rng, bench: Call(call=_native.join_openmp, arguments=(f"/nowhere/{rng.random()}.so",)),
     "PackedMatrix": _matrix,
     "PackedMatrix.matmul": _matmul,
+    "matmul_together": _together,
     "PackedMatrix.gather": _gather,
     "PackedMatrix.dequantize": _whole,
     "read_safetensors": lambda rng, bench: Call(call=_native.read_safetensors,

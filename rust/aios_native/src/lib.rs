@@ -25,7 +25,7 @@ mod _native {
     #[pymodule_export]
     use super::openmp::join_openmp;
     #[pymodule_export]
-    use super::packed_matrix::PackedMatrix;
+    use super::packed_matrix::{PackedMatrix, matmul_together};
     #[pymodule_export]
     use super::quant::{
         quant_dequantize, quant_gptq, quant_hqq, quant_pack, quant_residual, quant_rtn, quant_unpack,

@@ -10,7 +10,11 @@ use aios_arrow_quant::pack::Packed;
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 
+use crate::few::Few;
 use crate::shared::{Shared, apart};
+
+/// More matrices than any layer reads its input with.
+const TOGETHER_MAX: usize = 64;
 
 /// Codes, scales, zeros and residual of a packed matrix, used where they are.
 #[pyclass(module = "aios._native", frozen)]
@@ -71,16 +75,10 @@ impl PackedMatrix {
         threads: usize,
         activation_bits: u32,
     ) -> PyResult<()> {
-        let width = match activation_bits {
-            32 => None,
-            16 => Some(Width::Bits16),
-            8 => Some(Width::Bits8),
-            _ => return Err(PyValueError::new_err("activations have 32, 16 or 8 bits")),
-        };
         let x = Shared::<f32>::get(x, false)?;
         let mut out = self.out(out, Some(x.span()))?;
-        let m = x.0.item_count().checked_div(self.layout.columns());
-        let m = m.or_else(|| out.0.item_count().checked_div(self.layout.rows())).unwrap_or(0);
+        let m = self.inputs(&x, &out);
+        let width = width(activation_bits)?;
         py.detach(|| {
             let (w, x, y) = (self.matrix()?, x.slice(), out.slice_mut());
             match width {
@@ -113,7 +111,65 @@ impl PackedMatrix {
     }
 }
 
+/// outs[i] (m, rows of matrices[i]) = x (m, columns) times each matrix transposed; `PackedMatrix.matmul` of all at once.
+#[pyfunction]
+#[pyo3(signature = (matrices, x, outs, threads = 1, activation_bits = 16))]
+pub fn matmul_together(
+    py: Python<'_>,
+    matrices: Few<Py<PackedMatrix>, TOGETHER_MAX>,
+    x: &Bound<'_, PyAny>,
+    outs: Few<Py<PyAny>, TOGETHER_MAX>,
+    threads: usize,
+    activation_bits: u32,
+) -> PyResult<()> {
+    let Some(width) = width(activation_bits)? else {
+        return Err(PyValueError::new_err("activations that are shared have 16 or 8 bits"));
+    };
+    if matrices.0.len() != outs.0.len() {
+        return Err(PyValueError::new_err("there are not as many results as matrices"));
+    }
+    let x = Shared::<f32>::get(x, false)?;
+    let matrices: Vec<&PackedMatrix> = matrices.0.iter().map(Py::get).collect();
+    let mut taken = Vec::with_capacity(outs.0.len());
+    for (matrix, out) in matrices.iter().zip(&outs.0) {
+        taken.push(matrix.out(out.bind(py), Some(x.span()))?);
+    }
+    apart_from_each_other(&matrices, &taken)?;
+    let m = matrices.first().zip(taken.first()).map_or(0, |(matrix, out)| matrix.inputs(&x, out));
+    py.detach(|| {
+        let mut products = Vec::with_capacity(taken.len());
+        for (matrix, out) in matrices.iter().zip(&mut taken) {
+            products.push(Product { w: matrix.matrix()?, y: out.slice_mut() });
+        }
+        matmul::matmul_integer(&mut products, m, x.slice(), width, threads)
+    })
+    .map_err(refused)
+}
+
+/// No result lies over another, or over what any of the matrices reads.
+fn apart_from_each_other(matrices: &[&PackedMatrix], outs: &[Shared<f32>]) -> PyResult<()> {
+    let written: Vec<_> = outs.iter().map(Shared::span).collect();
+    let read: Vec<_> = matrices.iter().flat_map(|matrix| matrix.spans()).collect();
+    apart(&written, &read)
+}
+
+/// How activations of so many bits are kept; None is as they come.
+fn width(activation_bits: u32) -> PyResult<Option<Width>> {
+    match activation_bits {
+        32 => Ok(None),
+        16 => Ok(Some(Width::Bits16)),
+        8 => Ok(Some(Width::Bits8)),
+        _ => Err(PyValueError::new_err("activations have 32, 16 or 8 bits")),
+    }
+}
+
 impl PackedMatrix {
+    /// The rows of an input, or of a result where the matrix has no columns.
+    fn inputs(&self, x: &Shared<f32>, out: &Shared<f32>) -> usize {
+        let rows = x.0.item_count().checked_div(self.layout.columns());
+        rows.or_else(|| out.0.item_count().checked_div(self.layout.rows())).unwrap_or(0)
+    }
+
     fn matrix(&self) -> Result<Matrix<'_>, Fault> {
         let zeros = self.zeros.as_ref().map(Shared::slice);
         let packed = Packed::new(self.layout, self.codes.slice(), self.scales.slice(), zeros)?;
@@ -124,11 +180,15 @@ impl PackedMatrix {
     /// A result's buffer, apart from the matrix and the input.
     fn out(&self, data: &Bound<'_, PyAny>, input: Option<Range<usize>>) -> PyResult<Shared<f32>> {
         let out = Shared::get(data, true)?;
+        apart(&[out.span()], &self.spans().into_iter().chain(input).collect::<Vec<_>>())?;
+        Ok(out)
+    }
+
+    /// Where the matrix lies.
+    fn spans(&self) -> Vec<Range<usize>> {
         let halves = [Some(&self.scales), self.zeros.as_ref()].into_iter().flatten();
         let factors = self.residual.iter().flat_map(|(left, right, _)| [left, right]);
-        let read = halves.chain(factors).map(Shared::span).chain([self.codes.span()]).chain(input);
-        apart(&[out.span()], &read.collect::<Vec<_>>())?;
-        Ok(out)
+        halves.chain(factors).map(Shared::span).chain([self.codes.span()]).collect()
     }
 }
 

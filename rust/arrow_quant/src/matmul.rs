@@ -92,7 +92,7 @@ pub fn matmul_integer_on(
             y.fill(0.0); // a sum of nothing
         }
     }
-    if x.is_empty() {
+    if x.is_empty() || products.is_empty() {
         return Ok(());
     }
     let columns = x.len() / m;
