@@ -31,6 +31,7 @@ class ModelSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tier: Literal["edge", "local", "cloud"] = "local"
     encoder: str = "minilm"
     text: str = "text-default"
+    code: str = "text-default"
     language: str = "smollm2"
     # Of the worker; 0: as many as there are cores. At the size of today's models a second thread gains nothing
     # and loses much as soon as another program wants its core.

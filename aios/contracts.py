@@ -267,7 +267,11 @@ class SamplingDefaults:
 
 
 class Head(Protocol):
-    """A modality over the shared backbone, brought by a plugin through `aios_heads`."""
+    """A modality over the shared backbone, brought by a plugin through `aios_heads`.
+
+    A head that can write further modalities names them in a tuple `also`; it is asked for them where no plugin brings
+    a head of their own.
+    """
 
     modality: str      # "text", "code", "image" or "audio"
     process: str       # "absorbing" or "flow"

@@ -58,6 +58,7 @@ def test_the_wheel_holds_plugins_and_model_and_nothing_at_top_level(wheel: Path)
     assert "aios/_plugins/text_head/plugin.toml" in names
     assert "aios/_models/text-default/model.parquet" in names
     assert "aios/_native.pyi" in names
+    assert {"aios/lab/sets/heldout_functions.parquet", "aios/lab/sets/heldout_text.parquet"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.startswith("aios/_native/")]
 
 

@@ -24,7 +24,7 @@ Sampler = Annotated[str | None, typer.Option(help="ancestral, confidence or entr
 Temperature = Annotated[float | None, typer.Option(help="Of the token distribution; 0 takes the most likely.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text; drawn and shown when absent.")]
 Model = Annotated[str | None, typer.Option(help="A model's name; daemon.toml names the default.")]
-Modality = Annotated[str, typer.Option(help="text, or what a plugin brings a head for.")]
+Modality = Annotated[str, typer.Option(help="text, code, or what a plugin brings a head for.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Watch the text appear out of masks.")]
 
 

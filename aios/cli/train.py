@@ -1,4 +1,4 @@
-"""`aios train`: data from recipes, runs from plans, and the embedded model made again."""
+"""`aios train`: data from recipes, runs from plans, models from runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 from aios.cli import render
 from aios.cli.options import Json, group
 from aios.cli.train_data import app as data_app
-from aios.cli.train_data import source_folders
+from aios.cli.train_export import export, judge
 from aios.errors import BadInput
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 NICENESS = 10
 
-app = group("Train models: data from recipes, runs from plans.")
+app = group("Train models: data from recipes, runs from plans, models from runs.")
 app.add_typer(data_app, name="data")
+app.command()(export)
+app.command()(judge)
 
 Runs = Annotated[Path, typer.Option(metavar="DIR", help="The folder of all runs.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all when absent.")]
@@ -151,29 +153,3 @@ def status(runs: Runs = Path("runs"), json: Json = False) -> None:
     columns = ("folder", "state", "why", "step", "steps", "loss", "held_out", "tokens_per_s", "pid")
     render.emit({"runs": [asdict(one) for one in found]}, json, lambda: render.table(
         columns, [[getattr(one, name) for name in columns] for one in found], f"no runs in {runs}"))
-
-
-@app.command()
-def embedded(
-    data: Annotated[list[Path] | None, typer.Option(metavar="DIR", help="A folder with sources; may be repeated; "
-                                                                       "AIOS_DATA when absent.")] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; a run that lies there goes "
-                                                          "on.")] = Path("runs/embedded"),
-    to: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the model goes; the run's folder "
-                                                                "`text-default` when absent.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Wall time of the whole run.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="An exact number of steps instead.")] = None,
-    eager: Annotated[bool, typer.Option("--eager", help="Do not compile the network.")] = False,
-    json: Json = False,
-) -> None:
-    """Train the embedded text model and export its best weights. Ctrl-C stops; the same command goes on."""
-    folders = source_folders(data)
-    from aios.training.embedded import NICENESS, export_embedded, train_embedded
-
-    os.nice(NICENESS)
-    run = train_embedded(folders, out, minutes=minutes, steps=steps, compile_network=not eager)
-    model = to or out / "text-default"
-    export_embedded(out / "best.safetensors", out, model)
-    found = {"model": str(model), "run": str(out), "step": run.step, "tokens": run.tokens,
-             "held_out_bound": run.best_bound}
-    render.emit(found, json, lambda: render.facts(found))

@@ -64,6 +64,22 @@ def build(
     render.emit({"folder": str(out), **manifest}, json, lambda: render.table(columns, rows, "no sources"))
 
 
+@app.command("held-out")
+def held_out(
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where it goes; into the package when "
+                                                                  "absent.")] = None,
+    json: Json = False,
+) -> None:
+    """Make the small evaluation set inside the package again, from test documents of the recipe `small`."""
+    folders = source_folders(data)
+    from aios.lab import heldout
+
+    with render.progress("held-out text", json, unit="share") as move:
+        told = heldout.make(folders, out or heldout.PATH, progress=lambda text, done: move(done, 1.0, text))
+    render.emit(told, json, lambda: render.facts(told))
+
+
 @app.command("list")
 def list_recipes(json: Json = False) -> None:
     """The recipes that AIOS brings, and their sources."""

@@ -232,7 +232,7 @@ class ArrowEngine:
         assert isinstance(routed, Generation)   # a route cannot change the kind of request
         plugin, head = router.choose_head(routed, registry)
         try:
-            opened = self._assembly.head(plugin, head, routed.model)
+            opened = self._assembly.head(plugin, head, routed.model, routed.modality)
             response = yield from pipeline.generate(router.plan(routed, plugin, opened))
         except PluginError as error:
             registry.quarantine(plugin, str(error.details.get("reason", error.message)))

@@ -79,14 +79,14 @@ class Assembly:
             self._languages[name] = OpenLanguage.open(model)
         return self._languages[name]
 
-    def head(self, plugin: str, head: Head, model: str | None) -> OpenHead:
-        """A plugin's head opened on a model; raises PluginError when its code fails."""
-        key = (plugin, head.modality, model)
+    def head(self, plugin: str, head: Head, model: str | None, modality: str) -> OpenHead:
+        """A plugin's head opened on a model, or on the one of the modality; PluginError when its code fails."""
+        default = {"text": self._config.model.text, "code": self._config.model.code}.get(modality)
+        key = (plugin, head.modality, model or default)   # two modalities of one model share its network
         known = self._heads.get(key)
         if known is None or known[0] is not head:
-            bench = _Bench(self, {"text": self._config.model.text}.get(head.modality))
             with blame(plugin, "opening its head"), torch.no_grad():
-                known = self._heads[key] = head, head.open(bench, model)
+                known = self._heads[key] = head, head.open(_Bench(self, default), model)
         return known[1]
 
     def keep_heads(self, heads: Iterable[Head]) -> None:

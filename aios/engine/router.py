@@ -33,12 +33,17 @@ class Plan:
 
 
 def choose_head(request: Generation, registry: Registry) -> tuple[str, Head]:
-    """The first plugin, in the registry's order, that brings a head for the modality; raises NoHead."""
+    """The first plugin, in the registry's order, that brings a head for the modality; raises NoHead.
+
+    A head of its own comes before one that writes the modality too.
+    """
     heads = registry.heads()
-    for plugin, head in heads:
-        if head.modality == request.modality:
-            return plugin, head
-    offered = ", ".join(sorted({head.modality for _, head in heads})) or "none"
+    offers = [(head.modality,) for _, head in heads], [tuple(getattr(head, "also", ())) for _, head in heads]
+    for offered_by in offers:
+        for (plugin, head), modalities in zip(heads, offered_by, strict=True):
+            if request.modality in modalities:
+                return plugin, head
+    offered = ", ".join(sorted({name for modalities in (*offers[0], *offers[1]) for name in modalities})) or "none"
     raise NoHead(f"no healthy plugin offers modality {request.modality[:40]!r}; offered: {offered}",
                  remedy="`aios plugins list` shows what is loaded and what was quarantined")
 

@@ -18,9 +18,11 @@ from aios.ledger import Entry, Ledger, new_id
 Group = Literal["bench", "eval", "campaign"]
 
 BENCHES: Final[Mapping[str, str]] = {
-    "daemon": "aios.lab.bench_daemon:run", "load": "aios.lab.bench_load:run", "quant": "aios.lab.bench_quant:run"}
+    "daemon": "aios.lab.bench_daemon:run", "load": "aios.lab.bench_load:run", "quant": "aios.lab.bench_quant:run",
+    "train": "aios.lab.bench_train:run"}
 EVALS: Final[Mapping[str, str]] = {
-    "encode": "aios.lab.eval_encode:run", "generate": "aios.lab.eval_generate:run", "quant": "aios.lab.eval_quant:run"}
+    "code": "aios.lab.eval_code:run", "encode": "aios.lab.eval_encode:run", "generate": "aios.lab.eval_generate:run",
+    "quant": "aios.lab.eval_quant:run", "text": "aios.lab.eval_text:run"}
 CAMPAIGNS: Final[Mapping[str, str]] = {
     "ipc": "aios.lab.campaign_ipc:run", "kill": "aios.lab.campaign_kill:run",
     "parsers": "aios.lab.campaign_parsers:run"}
@@ -71,7 +73,7 @@ def run(group: Group, name: str, options: LabOptions, *, ledger: Ledger | None =
         machine=report.machine, started=began.isoformat(timespec="seconds"),
         duration_s=round(time.monotonic() - clock, 3), rows=tuple(row.to_json() for row in rows)))
     if options.quick:
-        rows += stored_rows(book, f"{group} {name}", {row.metric for row in rows})
+        rows += stored_rows(book, f"{group} {name}", {row.metric for row in rows if row.kind == "live"})
     return report.with_rows(rows)
 
 

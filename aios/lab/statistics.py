@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+BISECTIONS = 40    # of 0..1: far below what a rate is told with
 
 
 def ranks(values: Floats) -> Floats:
@@ -36,3 +37,25 @@ def bootstrap(measure: Callable[[Floats, Floats], float], x: Floats, y: Floats, 
     draws = [measure(x[chosen], y[chosen]) for chosen in rng.integers(0, len(x), size=(RESAMPLES, len(x)))]
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+def clopper_pearson(hits: int, n: int) -> tuple[float, float]:
+    """The exact 95 % interval of a rate of `hits` in `n`. Source: Clopper and Pearson 1934."""
+    if not 0 <= hits <= n or n < 1:
+        raise ValueError(f"{hits} hits in {n}")
+    counts = np.arange(n + 1)
+    ways = np.concatenate(([0.0], np.cumsum(np.log(n - counts[:-1]) - np.log(counts[1:]))))
+
+    def at_least(k: int, p: float) -> float:
+        return float(np.exp(ways[k:] + counts[k:] * np.log(p) + (n - counts[k:]) * np.log1p(-p)).sum())
+
+    def solve(k: int, chance: float) -> float:
+        """The p at which k hits or more have this chance; the chance grows with p."""
+        low, high = 0.0, 1.0
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if at_least(k, middle) < chance else (low, middle)
+        return (low + high) / 2
+
+    tail = (1 - CONFIDENCE) / 2
+    return (solve(hits, tail) if hits else 0.0), (solve(hits + 1, 1 - tail) if hits < n else 1.0)

@@ -61,16 +61,22 @@ class TextScoreNetwork(nn.Module):
         positions: Int[Tensor, "b s"] | None = None,
         padding: Bool[Tensor, "b s"] | None = None,
         mask: AttentionMask | None = None,
+        modality: Modality = Modality.TEXT,
     ) -> Float[Tensor, "b s d"]:
         """Return the backbone's hidden states; `padding` is True at tokens that do not exist.
 
         A given `mask` stands in for the attention of the configuration.
         """
-        modality = torch.full_like(ids, Modality.TEXT)
         states: Tensor = self.backbone(
-            self.head.embed(ids), modality=modality, t=t, positions=positions, padding=padding, mask=mask
-        )
+            self.head.embed(ids), modality=torch.full_like(ids, modality), t=t, positions=positions, padding=padding,
+            mask=mask,
+        )  # fmt: skip
         return states
+
+    def knows(self, modality: Modality) -> bool:
+        """Return whether the modality's embedding was trained: until then it is zero."""
+        embedding = self.backbone.modality
+        return embedding is not None and bool(embedding.weight[modality].any())
 
     def logits(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
         """Project hidden states onto the vocabulary, without the tokens that are never written."""

@@ -233,6 +233,9 @@ def _check_head(head: Any) -> None:
     known: Mapping[str, Modality] = {one.name.lower(): one for one in Modality}
     if modality not in known:
         raise TypeError(f"a head's modality is one of {', '.join(known)}, not {modality!r:.40}")
+    also = getattr(head, "also", ())
+    if not isinstance(also, tuple) or not set(also) <= set(known):
+        raise TypeError(f"a head's `also` is a tuple of {', '.join(known)}, not {also!r:.80}")
     if process not in PROCESSES:
         raise TypeError(f"a head's process is one of {', '.join(PROCESSES)}, not {process!r:.40}")
     if not callable(getattr(head, "open", None)):

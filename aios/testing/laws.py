@@ -177,7 +177,7 @@ def _judge_head(name: str, head: Head, places: Places) -> Iterator[Finding]:
     alone = Registry()
     alone.add(name, FakePlugin(head))
     try:
-        opened = Assembly(CONFIG, places).head(name, head, None)
+        opened = Assembly(CONFIG, places).head(name, head, None, head.modality)
     except ModelMissing as error:
         yield Finding(law=f"{what}: opens", ok=None, detail=f"{error.message}; {error.remedy}")
         return

@@ -1,1 +1,1 @@
-"""Training: data, objective, optimiser and loop, and the command that makes the embedded default model."""
+"""Training: data, objectives, optimiser, loop and plans, and a run's weights as a model."""

@@ -76,7 +76,7 @@ def gather(origin: Origin, share: Share, mixture: Mixture, paths: Sequence[Path]
     kept = _within(kept, share.megabytes_max)
     facts = {"origin": origin.origin, "licence": origin.licence, "files": origin.hashes(paths), **counts,
              "share": share.share}
-    return Gathered(documents=_split(kept, share, mixture), facts=facts)
+    return Gathered(documents=splits(kept, share, mixture), facts=facts)
 
 
 def _within(documents: list[Document], megabytes: float) -> list[Document]:
@@ -93,7 +93,7 @@ def _within(documents: list[Document], megabytes: float) -> list[Document]:
     return sorted(kept, key=lambda document: place(document.name))
 
 
-def _split(documents: Sequence[Document], share: Share, mixture: Mixture) -> dict[Split, list[Document]]:
+def splits(documents: Sequence[Document], share: Share, mixture: Mixture) -> dict[Split, list[Document]]:
     """Give each document to a split by the place of its name; a measured source is all validation."""
     if not share.share:
         return {"train": [], "held_out": list(documents), "test": []}

@@ -1,20 +1,18 @@
-"""Which sampler to ship: a trigram model of the training text judges what each writes, at matched entropy.
-
-    python -m aios.training.judge --run runs/embedded
+"""Which sampler a run's model gets: a trigram model of the training text judges what each writes, at matched entropy.
 
 A sampler that repeats itself scores well with any language model, so that a score counts only where the entropy of
-the samples' token histograms lies within 0.1 nat of that of held-out text of the same length.
+the samples' token histograms lies within 0.1 nat of that of validation text of the same length.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -22,11 +20,13 @@ from torch import Tensor
 
 from aios.contracts import SamplingDefaults
 from aios.model.score_network import TextScoreNetwork
-from aios.training.checkpoints import read_tensors
-from aios.training.data import NEVER_WRITTEN, Corpus, open_corpus
-from aios.training.embedded import NETWORK, SEED, VOCAB_SIZE
+from aios.training.checkpoints import write_json
+from aios.training.data import Corpus
+from aios.training.export import SAMPLING
 from aios.training.samples import write
 
+FILE: Final = "sampling.json"
+JUDGE_SEED, SAMPLE_SEED = 20_101, 20_102
 JUDGE_TOKENS = (
     4_000_000  # of the training mixture; more changes the score of held-out text by under 0.02 nats
 )
@@ -34,27 +34,38 @@ JUDGE_SHARES = (0.1, 0.35, 0.55)  # of unigram, bigram and trigram in the judge'
 ENTROPY_TOLERANCE_NATS = 0.1
 ROWS = 48
 CANDIDATES = tuple(
-    SamplingDefaults(sampler=sampler, steps_per_token=1.0, temperature=temperature, length=64)
-    for sampler in ("ancestral", "confidence", "entropy")
-    for temperature in (0.85, 0.8, 0.75)
+    SamplingDefaults(sampler=sampler, steps_per_token=steps_per_token, temperature=temperature, length=64)
+    for sampler, steps_per_token in (("ancestral", 1.0), ("ancestral", 0.5), ("confidence", 0.5), ("entropy", 0.5))
+    for temperature in (0.9, 0.8, 0.7)
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What one sampler's texts are like: the judge's nats a token, their entropy, and how often the network ran."""
+
+    sampling: SamplingDefaults | None   # None: validation text itself
+    judge: float
+    entropy: float
+    matched: bool
+    calls: int
 
 
 class TrigramJudge:
     """Interpolated trigrams of the training mixture; knows nothing of the network it judges."""
 
-    def __init__(self, corpus: Corpus, *, tokens: int, length: int = 256) -> None:
+    def __init__(self, corpus: Corpus, *, vocab_size: int, tokens: int, length: int = 256) -> None:
+        self.vocab_size = vocab_size
         rows = tokens // length
-        ids = corpus.batch(seed=SEED + 1, step=0, rows=rows, length=length).numpy()
+        ids = corpus.batch(seed=JUDGE_SEED, step=0, rows=rows, length=length).numpy()
         self.counts = [np.unique(self._keys(ids, order), return_counts=True) for order in (1, 2, 3)]
         self.total = rows * (length - 2)
 
-    @staticmethod
-    def _keys(ids: np.ndarray, order: int) -> np.ndarray:
+    def _keys(self, ids: np.ndarray, order: int) -> np.ndarray:
         """Number the `order`-grams that end at every third and later token."""
         keys = np.zeros(ids[:, 2:].shape, dtype=np.int64)
         for back in range(order - 1, -1, -1):
-            keys = keys * VOCAB_SIZE + ids[:, 2 - back : ids.shape[1] - back]
+            keys = keys * self.vocab_size + ids[:, 2 - back : ids.shape[1] - back]
         return keys
 
     def _count(self, ids: np.ndarray, order: int) -> np.ndarray:
@@ -69,7 +80,7 @@ class TrigramJudge:
         one, two, three = (self._count(ids, order) for order in (1, 2, 3))
         before = np.roll(ids, 1, axis=1)
         context_one, context_two = self._count(before, 1), self._count(before, 2)
-        p = JUDGE_SHARES[0] * (one + 1) / (self.total + VOCAB_SIZE)
+        p = JUDGE_SHARES[0] * (one + 1) / (self.total + self.vocab_size)
         p += JUDGE_SHARES[1] * two / np.maximum(context_one, 1)
         p += JUDGE_SHARES[2] * three / np.maximum(context_two, 1)
         return float(-np.log(p).mean())
@@ -85,9 +96,9 @@ def histogram_entropy(rows: Int[Tensor, "b s"]) -> float:
 
 
 def held_out_mixture(corpus: Corpus, *, rows: int, length: int) -> Int[Tensor, "b s"]:
-    """Return held-out windows of every source, in the proportions of the mixture."""
+    """Return validation windows of every source, in the proportions of the mixture."""
     parts = [
-        corpus.held_out_windows(name, rows=round(rows * weight), length=length)
+        corpus.held_out_windows(name, rows=max(1, round(rows * weight)), length=length)
         for name, weight in corpus.weights.items()
     ]
     return torch.cat(parts)
@@ -95,40 +106,36 @@ def held_out_mixture(corpus: Corpus, *, rows: int, length: int) -> Int[Tensor, "
 
 def compare(
     network: TextScoreNetwork, corpus: Corpus, candidates: Sequence[SamplingDefaults], *, rows: int = ROWS
-) -> Iterator[dict[str, Any]]:
-    """Yield one row for held-out text, then one per candidate: judge's nats a token, entropy, denoiser calls."""
-    judge = TrigramJudge(corpus, tokens=JUDGE_TOKENS)
+) -> Iterator[Judged]:
+    """Yield what validation text is like, then what each candidate writes."""
+    judge = TrigramJudge(corpus, vocab_size=network.head.vocab_size, tokens=JUDGE_TOKENS)
     length = candidates[0].length
     real = held_out_mixture(corpus, rows=rows * 8, length=length)
     reference = histogram_entropy(real)
-    yield {"sampler": "held-out text", "judge": judge.nats_per_token(real), "entropy": reference}
+    yield Judged(sampling=None, judge=judge.nats_per_token(real), entropy=reference, matched=True, calls=0)
     for candidate in candidates:
         nothing = torch.zeros(rows, 0, dtype=torch.long)
-        written, calls = write(network, nothing, sampling=candidate, seed=SEED)
+        written, calls = write(network, nothing, sampling=candidate, seed=SAMPLE_SEED)
         entropy = histogram_entropy(written)
-        yield asdict(candidate) | {
-            "judge": judge.nats_per_token(written),
-            "entropy": entropy,
-            "matched": abs(entropy - reference) <= ENTROPY_TOLERANCE_NATS,
-            "calls": calls,
-        }
+        yield Judged(sampling=candidate, judge=judge.nats_per_token(written), entropy=entropy,
+                     matched=abs(entropy - reference) <= ENTROPY_TOLERANCE_NATS, calls=calls)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one JSON line per candidate."""
-    parser = argparse.ArgumentParser(prog="python -m aios.training.judge", description=__doc__)
-    parser.add_argument("--run", type=Path, default=Path("runs/embedded"), help="the run's folder")
-    options = parser.parse_args(arguments)
-    tensors, _ = read_tensors(options.run / "best.safetensors")
-    network = TextScoreNetwork(NETWORK, VOCAB_SIZE, never=NEVER_WRITTEN)
-    network.load_state_dict(tensors)
-    for row in compare(network.eval(), open_corpus(options.run / "data"), CANDIDATES):
-        print(
-            json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()}),
-            flush=True,
-        )
-    return 0
+def best(judged: Sequence[Judged]) -> SamplingDefaults | None:
+    """The candidate with the best score at matched entropy; None when none matches."""
+    matching = [(one.judge, index) for index, one in enumerate(judged) if one.matched and one.sampling is not None]
+    return judged[min(matching)[1]].sampling if matching else None
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
+def keep(run: Path, sampling: SamplingDefaults) -> None:
+    """Write a run's sampler beside its weights, where `chosen` finds it."""
+    write_json(asdict(sampling), run / FILE)
+
+
+def chosen(run: Path) -> SamplingDefaults:
+    """The sampler that was kept for a run, else a plain one."""
+    try:
+        told: dict[str, Any] = json.loads((run / FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return SAMPLING
+    return msgspec.convert(told, SamplingDefaults)

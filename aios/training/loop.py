@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from aios.model.score_network import TextScoreNetwork
 from aios.training.checkpoints import hold_while_paused, read_tensors, write_tensors
 from aios.training.data import Corpus
 from aios.training.distributed import Group
-from aios.training.objective import Batch, Masked, Objective, Read, bound, masked_losses, objective
+from aios.training.objective import Batch, Masked, Objective, Read, asked_of, bound, objective, token_losses
 from aios.training.optimiser import AdamW, MuonAdam, Optimiser
 from aios.training.precision import Precision, autocast, device_of, probe
 
@@ -111,6 +112,10 @@ class Training:
         if self.group.size > 1 and ("entropic" in self.objectives or config.steps is None):
             raise ValueError("several processes need a number of steps, and no entropic objective")
         self._readers: dict[tuple[str, int], Read] = {}
+        score = partial(token_losses, self.network)
+        # The logits are the largest tensor of a step; compiled, they are read once instead of five times. How many
+        # tokens are asked for changes from step to step.
+        self.score: Callable[[Tensor, Tensor], Tensor] = torch.compile(score, dynamic=True) if config.compile else score
         # A fast device must not wait for batches; "entropic" batches depend on the losses just before them.
         fast = self.device.type == "cuda" and "entropic" not in self.objectives
         self.ahead = ThreadPoolExecutor(1) if fast else None
@@ -160,7 +165,7 @@ class Training:
         for piece in batch.split(config.rows_at_once or len(batch.inputs)):
             moved = piece.to(self.device)
             with autocast(self.device, self.precision):
-                losses = masked_losses(self.network, read(moved.inputs), moved)
+                losses = self.score(*asked_of(read(moved.inputs), moved))
             part = (losses * moved.weights[moved.where]).sum()
             part.backward()  # type: ignore[no-untyped-call]
             chosen.observe(piece, losses.detach())

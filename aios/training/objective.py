@@ -1,4 +1,4 @@
-"""What text training asks of a network: masked diffusion, block diffusion, the next token, and bounds on held-out text.
+"""What text training asks of a network: masked and block diffusion, the next token, filling in, and bounds on text.
 
 Every objective turns rows of tokens into a `Batch`: what the network reads, where it is asked, and how much each
 answer weighs. Weighted losses add up to nats per token of a bound on -log p (autoregression: of -log p itself), so
@@ -20,7 +20,7 @@ from aios.diffusion.processes import Hidden, hide
 from aios.diffusion.schedules import MaskingProfile
 from aios.model.cache import AttentionMask
 from aios.model.score_network import TextScoreNetwork
-from aios.training.vocabulary import EOT_ID, MASK_ID
+from aios.training.vocabulary import EOT_ID, MASK_ID, RESERVED
 
 GIVEN_PREFIX_SHARE = 0.25  # rows that continue a given beginning
 GIVEN_BOTH_SHARE = 0.15  # rows that fill between a given head and tail; the rest is plain masked diffusion
@@ -28,6 +28,11 @@ BOUND_SEED = (
     1_000_003  # the bound hides the same tokens whenever it is measured, so that its changes mean something
 )
 BOUND_BATCH_ROWS = 16
+FIM_SHARE = 0.5  # of the rows; the paper finds no harm to plain text up to 0.9
+PREFIX_ID, SUFFIX_ID, MIDDLE_ID, END_ID = (
+    RESERVED.index(name) for name in ("<|prefix|>", "<|suffix|>", "<|middle|>", "<|end|>")
+)
+FIM_SENTINELS = 4
 
 Read = Callable[[Tensor], Tensor]  # (b, n) ids -> (b, n, d) hidden states
 
@@ -137,6 +142,48 @@ class Autoregressive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FillMiddle:
+    """The next token, of rows that are in training told half the time as prefix, suffix, middle; measured in order.
+
+    Plain rows are autoregression, so that its bound is a likelihood. Source: Bavarian et al. 2022, "Efficient
+    training of language models to fill in the middle" (PSM, cut between tokens).
+    """
+
+    share: float = FIM_SHARE
+    name: str = "fim"
+    exact: bool = True
+
+    def batch(self, ids: Int[Tensor, "b s"], rng: torch.Generator, *, training: bool) -> Batch:
+        if training:
+            rows, length = ids.shape
+            told = torch.rand(rows, generator=rng) < self.share
+            cuts = torch.randint(length - FIM_SENTINELS + 1, (rows, 2), generator=rng).sort(dim=1).values
+            ids = middle_last(ids, cuts).where(told[:, None], ids)
+        return Autoregressive().batch(ids, rng, training=False)
+
+    def reader(self, network: TextScoreNetwork, length: int, device: torch.device) -> Read:
+        return Autoregressive().reader(network, length, device)
+
+    def observe(self, batch: Batch, losses: Float[Tensor, " m"]) -> None:
+        """Nothing is learned from the losses but the weights."""
+
+
+def middle_last(ids: Int[Tensor, "b s"], cuts: Int[Tensor, "b 2"]) -> Int[Tensor, "b s"]:
+    """Return <|prefix|> P <|suffix|> S <|middle|> M <|end|> of rows P M S; M lies between the row's two cuts.
+
+    The row's last four tokens make room for the sentinels; cuts go from 0 to s - 4.
+    """
+    kept = ids.shape[1] - FIM_SENTINELS
+    begin, end = cuts[:, :1], cuts[:, 1:]
+    index = torch.arange(kept).expand(len(ids), -1)
+    behind = torch.where(index < end, index + kept - end + 3, index - end + begin + 2)  # 3 and 2 sentinels before it
+    told = torch.full_like(ids, END_ID).scatter(1, torch.where(index < begin, index + 1, behind), ids[:, :kept])
+    told[:, 0] = PREFIX_ID
+    told.scatter_(1, begin + 1, SUFFIX_ID)
+    return told.scatter_(1, begin + kept - end + 2, MIDDLE_ID)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDiffusion:
     """Blocks one after another, each by masked diffusion: the network reads [x_t, x_0] side by side.
 
@@ -195,13 +242,15 @@ def _hidden_batch(ids: Int[Tensor, "b s"], hidden: Hidden) -> Batch:
 
 def objective(name: str, *, block: int = 4, forget: float = 0.0) -> Objective:
     """Return an objective by name: "masked", "spans" (masked, with given beginnings and ends), "entropic" (masked,
-    hiding most often what teaches most), "ar" or "block"; ValueError if there is none.
+    hiding most often what teaches most), "ar", "fim" (half of the rows with their middle last) or "block"; ValueError
+    if there is none.
     """
     makers: Mapping[str, Callable[[], Objective]] = {
         "masked": lambda: Masked(),
         "spans": lambda: Masked(spans=True, name="spans"),
         "entropic": lambda: Masked(profile=MaskingProfile(), name="entropic"),
         "ar": lambda: Autoregressive(forget=forget),
+        "fim": lambda: FillMiddle(),
         "block": lambda: BlockDiffusion(block=block),
     }
     if name not in makers:
@@ -224,9 +273,21 @@ def masked_losses(
     network: TextScoreNetwork, states: Float[Tensor, "b n d"], batch: Batch
 ) -> Float[Tensor, " m"]:
     """Return -log p in nats of every token asked for; no other position is projected onto the vocabulary."""
-    asked = states[:, : batch.targets.shape[1]][batch.where]
-    logits = network.logits(asked).float()
-    return functional.cross_entropy(logits, batch.targets[batch.where], reduction="none")
+    return token_losses(network, *asked_of(states, batch))
+
+
+def asked_of(
+    states: Float[Tensor, "b n d"], batch: Batch
+) -> tuple[Float[Tensor, "m d"], Int[Tensor, " m"]]:
+    """Return the hidden states of the tokens asked for, and those tokens."""
+    return states[:, : batch.targets.shape[1]][batch.where], batch.targets[batch.where]
+
+
+def token_losses(
+    network: TextScoreNetwork, asked: Float[Tensor, "m d"], targets: Int[Tensor, " m"]
+) -> Float[Tensor, " m"]:
+    """Return -log p in nats of each target from its hidden state."""
+    return functional.cross_entropy(network.logits(asked).float(), targets, reduction="none")
 
 
 def weighted_loss(network: TextScoreNetwork, read: Read, batch: Batch) -> Float[Tensor, ""]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,18 +34,6 @@ class Document:
 
     name: str
     lines: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A named file of training text: its share of the mixture, its reader, its public origin and licence."""
-
-    name: str
-    file: str
-    weight: float
-    origin: str
-    licence: str
-    read: Callable[[Path], Iterator[Document]]
 
 
 def clean(text: str) -> str:
@@ -141,58 +129,7 @@ def read_novels(path: Path) -> Iterator[Document]:
         yield Document(name=f"{row['author']}/{row['title']}", lines=lines)
 
 
-def read_problems(path: Path) -> Iterator[Document]:
-    """Yield word problems (the questions only), one a document."""
-    for index, row in enumerate(rows_of(path, ["question"])):
-        yield Document(name=str(index), lines=(clean(row["question"]),))
-
-
 def read_articles(path: Path) -> Iterator[Document]:
     """Yield encyclopedia lines as one document; held out only, never trained on."""
     lines = (clean(row["text"]) for row in rows_of(path, ["text"]))
     yield Document(name="all", lines=tuple(line for line in lines if line and not line.startswith("=")))
-
-
-MIXTURE: tuple[Source, ...] = (
-    Source(
-        name="dialogues",
-        file="sgd_turns.parquet",
-        weight=0.40,
-        origin="https://github.com/google-research-datasets/dstc8-schema-guided-dialogue",
-        licence="CC BY-SA 4.0",
-        read=read_dialogues,
-    ),
-    Source(
-        name="chitchat",
-        file=CHITCHAT_WHEEL,
-        weight=0.27,
-        origin="pip download --no-deps chitchat-dataset==0.9.0",
-        licence="MIT",
-        read=read_chitchat,
-    ),
-    Source(
-        name="novels",
-        file="english_novels.parquet",
-        weight=0.25,
-        origin="https://github.com/computationalstylistics/100_english_novels",
-        licence="public domain",
-        read=read_novels,
-    ),
-    Source(
-        name="problems",
-        file="gsm8k_train.parquet",
-        weight=0.08,
-        origin="https://github.com/openai/grade-school-math",
-        licence="MIT",
-        read=read_problems,
-    ),
-)
-
-ELSEWHERE = Source(
-    name="articles",
-    file="wikitext2_valid.parquet",
-    weight=0.0,
-    origin="WikiText-2, validation split",
-    licence="CC BY-SA 3.0",
-    read=read_articles,
-)

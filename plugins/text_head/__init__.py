@@ -1,7 +1,8 @@
-"""Text by masked diffusion: the shared backbone with its text head, brought through the same door as any plugin.
+"""Text and code by masked diffusion: the shared backbone with its text head, through the same door as any plugin.
 
 The canvas of `diffuse` is [prompt | new], that of `infill` is [prefix | new | suffix]: given tokens are clean,
-the new ones start as masks and are all that may change.
+the new ones start as masks and are all that may change. Code is text to a model that names it in its config.json,
+behind the token with which files of code begin; where the modality embedding has learned a row for code, it is used.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from aios.contracts import (
     Workbench,
 )
 from aios.diffusion.schedules import LogLinear
-from aios.errors import BadInput, ModelCorrupt
+from aios.errors import BadInput, ModelCorrupt, ModelError
 from aios.hookspecs import hookimpl
 from aios.messages import Diffuse, Infill, Part
 from aios.model.score_network import TextScoreNetwork
@@ -39,9 +40,10 @@ FALLBACK = SamplingDefaults(sampler="ancestral", steps_per_token=1.0, temperatur
 
 
 class TextHead:
-    """The text modality."""
+    """The text modality, and code where the model writes it."""
 
     modality = "text"
+    also = ("code",)
     process = "absorbing"
 
     def open(self, workbench: Workbench, model: str | None) -> OpenTextHead:
@@ -59,18 +61,25 @@ class OpenTextHead:
         self.tokenizer = _tokenizer(model, self.network.head.vocab_size)
         settings = Settings.read(model.spec)
         self.mask_id, self.eot_id, self.length_max = settings.mask_id, settings.eot_id, settings.length_max
-        self.defaults = settings.sampling
+        self.defaults, self.modalities, self.code_id = settings.sampling, settings.modalities, settings.code_id
+        self.knows_code = self.network.knows(Modality.CODE)
 
     def encode(self, request: Diffuse | Infill, length: int) -> tuple[Canvas, Condition]:
         """The canvas to start from, with `length` new tokens.
 
         What is given and does not fit the model's context is cut at its far ends: a prompt or prefix loses its
-        beginning, a suffix its end. BadInput when `length` leaves hardly any room for it.
+        beginning, a suffix its end. BadInput when `length` leaves hardly any room for it; ModelError when the model
+        does not write the modality.
         """
+        if request.modality not in self.modalities:
+            raise ModelError(f"{self.model.name} writes {' and '.join(self.modalities)}, no {request.modality[:40]}",
+                             remedy="name a model that does: --model NAME")
         room = self.length_max - length
         before, after = (request.prefix, request.suffix) if isinstance(request, Infill) else (request.prompt, "")
         chars_max = self.length_max * TOKEN_CHARS_MAX
         head = self.tokenizer.encode(before[-chars_max:])
+        if request.modality == "code" and self.code_id is not None:
+            head = [self.code_id, *head]   # a file's first token: the first to go where the file is cut
         tail = self.tokenizer.encode(after[:chars_max])
         if room < min(len(head) + len(tail), GIVEN_TOKENS_MIN):
             raise BadInput(f"{length} new tokens leave no room for the given text in a context of {self.length_max}",
@@ -79,14 +88,16 @@ class OpenTextHead:
         tail = tail[:tail_room]
         head_room = room - len(tail)
         head = head[-head_room:] if head_room else []
-        return Canvas(segments=(self._segment(head, length, tail),)), Condition.none()
+        modality = Modality.of(request.modality)
+        return Canvas(segments=(self._segment(head, length, tail, modality),)), Condition.none()
 
     def denoiser(self, canvas: Canvas, condition: Condition, adapters: Sequence[Adapter] = ()) -> Prediction:
         """Logits of the clean tokens at masked positions; rows of other positions are zero and mean nothing."""
         [segment] = canvas.segments
         if adapters:
             raise BadInput("the text head wears no cards yet", remedy="ask without cards")
-        hidden = self.network.hidden(segment.x, t=segment.t, positions=segment.positions[..., 0])
+        modality = segment.modality if self.knows_code else Modality.TEXT
+        hidden = self.network.hidden(segment.x, t=segment.t, positions=segment.positions[..., 0], modality=modality)
         masked = segment.masked
         values = hidden.new_zeros(*segment.x.shape, self.network.head.vocab_size)
         values[masked] = self.network.logits(hidden[masked])
@@ -120,11 +131,11 @@ class OpenTextHead:
         [segment] = canvas.segments
         return int((~segment.editable).sum()), len(self._written(canvas))
 
-    def _segment(self, head: list[int], length: int, tail: list[int]) -> Segment:
+    def _segment(self, head: list[int], length: int, tail: list[int], modality: Modality) -> Segment:
         ids = torch.tensor([head + [self.mask_id] * length + tail])
         positions = torch.arange(ids.shape[1])
         editable = ((positions >= len(head)) & (positions < len(head) + length))[None]
-        return Segment(modality=Modality.TEXT, x=ids, t=editable.float(), editable=editable,
+        return Segment(modality=modality, x=ids, t=editable.float(), editable=editable,
                        positions=positions[None, :, None], mask_id=self.mask_id)
 
     def _written(self, canvas: Canvas) -> list[int]:
@@ -143,24 +154,33 @@ def _tokenizer(model: OpenModel, vocab_size: int) -> Tokenizer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What config.json says beside the network's shape; length_max: tokens of a whole canvas."""
+    """What config.json says beside the network's shape.
+
+    length_max: tokens of a whole canvas. code_id: the token with which a file of code begins.
+    """
 
     mask_id: int
     eot_id: int
     length_max: int
     sampling: SamplingDefaults
+    modalities: tuple[str, ...]
+    code_id: int | None
 
     @classmethod
     def read(cls, spec: Mapping[str, Any]) -> Settings:
         """Checked; raises ModelCorrupt."""
         try:
-            sampling = spec["aios"].get("sampling")
-            settings = cls(mask_id=int(spec["tokens"]["mask"]), eot_id=int(spec["tokens"]["eot"]),
-                           length_max=int(spec["length_max"]),
-                           sampling=FALLBACK if sampling is None else SamplingDefaults(**sampling))
-            if not 0 <= min(settings.mask_id, settings.eot_id) <= max(settings.mask_id, settings.eot_id) < int(
-                    spec["vocab_size"]) or settings.length_max <= 0:
+            told, tokens = spec["aios"], spec["tokens"]
+            sampling, code = told.get("sampling"), tokens.get("code")
+            settings = cls(mask_id=int(tokens["mask"]), eot_id=int(tokens["eot"]), length_max=int(spec["length_max"]),
+                           sampling=FALLBACK if sampling is None else SamplingDefaults(**sampling),
+                           modalities=tuple(told.get("modalities", ["text"])),
+                           code_id=None if code is None else int(code))
+            named = {settings.mask_id, settings.eot_id, settings.code_id or 0}
+            if not all(0 <= token < int(spec["vocab_size"]) for token in named) or settings.length_max <= 0:
                 raise ValueError("a token or length is out of range")
+            if not settings.modalities or not set(settings.modalities) <= {"text", "code"}:
+                raise ValueError("its modalities are not text and code")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelCorrupt(f"config.json does not say how to sample: {error!r}",
                                remedy="fetch the model again") from None

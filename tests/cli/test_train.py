@@ -1,4 +1,4 @@
-"""`aios train`: data, plans, runs that are held and asked for, and the embedded model."""
+"""`aios train`: data, plans, runs that are held and asked for, and models made of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,26 +14,8 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Run
 
 
-def test_training_ends_with_an_exported_model(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-
-    def train(*given: Any, **options: Any) -> Any:
-        seen.append((given, options))
-        return SimpleNamespace(step=3, tokens=300, best_bound=2.5)
-
-    monkeypatch.setattr("aios.training.embedded.train_embedded", train)
-    monkeypatch.setattr("aios.training.embedded.export_embedded", lambda *given: seen.append(given))
-    monkeypatch.setattr(os, "nice", lambda niceness: niceness)
-    out = tmp_path / "run"
-    done = run("train", "embedded", "--data", str(tmp_path), "--out", str(out), "--steps", "3", "--eager", "--json")
-    assert done.json == {"model": str(out / "text-default"), "run": str(out), "step": 3, "tokens": 300,
-                         "held_out_bound": 2.5}
-    assert seen == [(([tmp_path], out), {"minutes": None, "steps": 3, "compile_network": False}),
-                    (out / "best.safetensors", out, out / "text-default")]
-
-
 def test_a_folder_that_is_not_there_is_named(run: Run, tmp_path: Path) -> None:
-    done = run("train", "embedded", "--data", str(tmp_path / "nowhere"))
+    done = run("train", "data", "build", "small", "--data", str(tmp_path / "nowhere"))
     assert done.code == 65
     assert "nowhere" in done.err
 
@@ -44,9 +25,9 @@ description = "tiny"
 data = "tales"
 seeds = [1]
 [network]
-hidden_dim = 16
+hidden_dim = 32
 num_layers = 1
-head_dim = 8
+head_dim = 16
 time_conditioning = false
 [loop]
 steps = 4
@@ -88,7 +69,12 @@ def tales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_from_recipe_to_recorded_runs(run: Run, tales: Path) -> None:
+def test_from_recipe_to_recorded_runs_and_a_model(run: Run, tales: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from aios.training import card, judge
+
+    monkeypatch.setattr(card, "SAMPLE_SEEDS", range(1))
+    monkeypatch.setattr(judge, "CANDIDATES", judge.CANDIDATES[:1])
+    monkeypatch.setattr(judge, "JUDGE_TOKENS", 10_000)
     built = run("train", "data", "build", str(tales / "tales.toml"), "--data", str(tales), "--out",
                 str(tales / "built"), "--json")
     assert built.json["sources"]["tales"]["read"] == 60
@@ -108,6 +94,27 @@ def test_from_recipe_to_recorded_runs(run: Run, tales: Path) -> None:
     told = run("train", "status", "--runs", str(tales / "runs"), "--json").json["runs"]
     assert [one["state"] for one in told] == ["finished"] * 2
     assert "finished" in run("train", "status", "--runs", str(tales / "runs")).out
+    check_export(run, tales)
+
+
+def check_export(run: Run, tales: Path) -> None:
+    """A finished run becomes a model in four bits; its sampler is the one that was judged best, if any was."""
+    from aios.store.record import read_record, verify
+
+    words = (str(tales / "runs/t/masked-seed-1"), "--data", str(tales / "built"))
+    judged = run("train", "judge", *words, "--json").json
+    assert judged["judged"][0]["sampling"] is None and len(judged["judged"]) == 2
+    model = tales / "text-tiny"
+    told = run("train", "export", *words, "--to", str(model), "--json").json
+    assert (told["model"], told["step"], told["modalities"]) == ("text-tiny", 4, ["text"])
+    assert abs(told["bound_increase_percent"]) < 2
+    verify(read_record(model))
+    card = (model / "README.md").read_text()
+    for form in ("int4 in groups of 32 (8 tensors)", "float16 ("):
+        assert form in card
+    assert told["bytes"] < read_record(model).bytes
+    assert run("train", "export", *words, "--bits", "5").code == 65
+    assert run("train", "export", str(tales / "runs/t/ar-seed-1"), *words[1:]).code == 65
 
 
 def test_runs_are_held_and_let_go(run: Run, tmp_path: Path) -> None:

@@ -54,15 +54,16 @@ def write_model(folder: Path, spec: dict[str, Any], tensors: dict[str, torch.Ten
     seal(folder, name=folder.name, source="a test", source_version="0", licence="none")
 
 
-def write_text_model(folder: Path) -> None:
+def write_text_model(folder: Path, *, modalities: tuple[str, ...] = ("text",)) -> None:
     torch.manual_seed(1)
     tokenizer = byte_level_tokenizer()
     config = TransformerConfig.of(32, 2, head_dim=16, time_conditioning=False)
     size = tokenizer.get_vocab_size()
     network = TextScoreNetwork(config, size, never=[0, 1])
-    spec = {"model_type": "aios-score-network", "aios": {"kind": "diffusion", "sampling": SAMPLING},
+    spec = {"model_type": "aios-score-network",
+            "aios": {"kind": "diffusion", "sampling": SAMPLING, "modalities": list(modalities)},
             "transformer": config.to_dict(), "vocab_size": size, "length_max": LENGTH_MAX,
-            "tokens": {"mask": 1, "eot": 2, "never": [0, 1]}}
+            "tokens": {"mask": 1, "eot": 2, "never": [0, 1], **({"code": 3} if "code" in modalities else {})}}
     state = {name: torch.randn_like(tensor) * 0.3 for name, tensor in network.state_dict().items()}
     write_model(folder, spec, state, tokenizer)
 
@@ -132,6 +133,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Places:
                     runtime=root / "run")
     places.create()
     write_text_model(places.models / "tiny-text")
+    write_text_model(places.models / "tiny-both", modalities=("text", "code"))
     write_encoder(places.models / "tiny-encoder")
     write_language_model(places.models / "tiny-chat")
     write_language_model(places.models / "tiny-raw", kind="qwen2", chat=False)
@@ -142,7 +144,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Places:
 @pytest.fixture(scope="session")
 def settings() -> Config:
     # One thread: on a busy machine two threads that wait for each other are ten times slower.
-    return parse(b'[model]\ntext = "tiny-text"\nencoder = "tiny-encoder"\nlanguage = "tiny-chat"\nthreads = 1\n')
+    return parse(b'[model]\ntext = "tiny-text"\ncode = "tiny-text"\nencoder = "tiny-encoder"\n'
+                 b'language = "tiny-chat"\nthreads = 1\n')
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from aios.config import Places, parse
 from aios.engine.arrow import ArrowEngine
-from aios.errors import BadInput, Cancelled, ModelMissing, NoHead, UnknownArchitecture
+from aios.errors import BadInput, Cancelled, ModelError, ModelMissing, NoHead, UnknownArchitecture
 from aios.messages import Diffuse, Infill, Response, State
 
 SAMPLERS = ["ancestral", "confidence", "entropy"]
@@ -116,8 +117,9 @@ def test_a_long_prompt_loses_its_beginning(engine: ArrowEngine) -> None:
         ({"temperature": float("nan")}, BadInput, "temperature"),
         ({"seed": -1}, BadInput, "seed"),
         ({"sampler": "guess"}, BadInput, "ancestral, confidence, entropy"),
-        ({"modality": "image"}, NoHead, "offered: text"),
-        ({"modality": "smell"}, NoHead, "offered: text"),
+        ({"modality": "image"}, NoHead, "offered: code, text"),
+        ({"modality": "smell"}, NoHead, "offered: code, text"),
+        ({"modality": "code"}, ModelError, "writes text, no code"),
         ({"model": "absent"}, ModelMissing, "absent"),
         ({"model": "../tiny-text"}, BadInput, "name of a model"),
         ({"model": "tiny-encoder"}, UnknownArchitecture, ""),
@@ -140,3 +142,20 @@ def test_loaded_models_are_listed_with_their_size(engine: ArrowEngine) -> None:
     [loaded] = [model for model in engine.loaded() if model.name == "tiny-text"]
     assert loaded.kind == "diffusion"
     assert loaded.bytes == 4 * loaded.parameters > 0
+
+
+def test_one_model_writes_text_and_code(home: Places) -> None:
+    both = ArrowEngine.open(parse(b'[model]\ntext = "tiny-both"\ncode = "tiny-both"\nthreads = 1\n'), places=home)
+    text = both.diffuse("the cat sat", length=8, seed=1)
+    code = both.diffuse("the cat sat", modality="code", length=8, seed=1)
+    assert (text.modality, code.modality) == ({"text"}, {"code"})
+    assert code.usage.prompt_tokens == text.usage.prompt_tokens + 1     # a file of code has a token before it
+    filled = both.infill("the cat", "the mat", modality="code", length=6, seed=1)
+    assert (filled.modality, filled.verdict.model, filled.usage.completion_tokens) == ({"code"}, "tiny-both", 6)
+    assert len(both._assembly._heads) == 1                              # and one network
+
+
+def test_the_model_for_code_is_one_of_its_own(home: Places) -> None:
+    engine = ArrowEngine.open(parse(b'[model]\ntext = "tiny-text"\ncode = "tiny-both"\nthreads = 1\n'), places=home)
+    assert engine.diffuse("the cat", length=4, seed=1).verdict.model == "tiny-text"
+    assert engine.diffuse("the cat", modality="code", length=4, seed=1).verdict.model == "tiny-both"

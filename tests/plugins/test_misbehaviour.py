@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aios.errors import NoHead, PluginError
+from aios.errors import ModelError, NoHead, PluginError
 from aios.ipc.client import Client
 from aios.lab.scratch_home import ScratchDaemon
 from aios.registry.scaffold import write_plugin
@@ -45,6 +45,14 @@ def states(client: Client) -> dict[str, str]:
     return {one["name"]: one["state"] for one in client.call("plugins.list") if one["source"] == "user"}
 
 
+def closed(client: Client) -> bool:
+    """Whether the plugin `closer` answers for code; without it the embedded model may."""
+    try:
+        return client.diffuse(PROMPT, modality="code", length=4).verdict.plugin == "closer"
+    except (ModelError, NoHead):
+        return False
+
+
 def reason(client: Client, name: str) -> str:
     return str(client.call("plugins.show", name=name)["reason"])
 
@@ -57,8 +65,7 @@ def test_the_daemon_and_the_other_plugins_outlive_what_a_plugin_does(scratch: Sc
     pid = scratch.pid
     with scratch.connect() as client:
         assert states(client) == dict.fromkeys(("closer", "dying", "failing", "raising"), "not-allowed")
-        with pytest.raises(NoHead):
-            client.diffuse(PROMPT, modality="code")
+        assert not closed(client)
         allow(client, "closer")
         assert client.diffuse(PROMPT, modality="code").text == ANSWER
 
@@ -92,8 +99,7 @@ def test_permission_ends_with_a_change_and_a_repair_ends_quarantine(scratch: Scr
         source.write_text(good + "\nraise RuntimeError('spoilt')\n")
         client.call("plugins.reload")
         assert states(client) == {"closer": "changed"}
-        with pytest.raises(NoHead):
-            client.diffuse(PROMPT, modality="code")
+        assert not closed(client)
         assert allow(client, "closer") == "quarantined"
         source.write_text(good)
         allow(client, "closer")

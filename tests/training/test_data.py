@@ -11,9 +11,9 @@ import torch
 from tokenizers import Tokenizer
 
 from aios.training import data
-from aios.training.data import SPECIAL_TOKENS, Corpus, is_held_out, open_corpus, prepare
-from aios.training.sources import Document, Source
-from aios.training.vocabulary import EOT_ID, MASK_ID
+from aios.training.data import Corpus
+from aios.training.sources import Document
+from aios.training.vocabulary import EOT_ID
 
 
 def test_a_batch_depends_on_seed_and_step_alone(corpus: Corpus) -> None:
@@ -40,12 +40,6 @@ def test_held_out_windows_do_not_overlap(corpus: Corpus) -> None:
     assert len(set(places)) >= 3
 
 
-def test_about_five_documents_of_a_hundred_are_held_out_whatever_their_order() -> None:
-    names = [Document(name=f"dialogue/{index}", lines=()) for index in range(4000)]
-    share = sum(map(is_held_out, names)) / len(names)
-    assert share == pytest.approx(data.HELD_OUT_PERCENT / 100, abs=0.01)
-
-
 def test_the_mixture_follows_its_weights(corpus: Corpus) -> None:
     tokens = np.full(100, 40, dtype=np.uint16)
     other = data.Stream(tokens=tokens, starts=np.arange(100), bytes=100)
@@ -58,40 +52,13 @@ def test_the_mixture_follows_its_weights(corpus: Corpus) -> None:
     assert (rows == 40).all(dim=1).float().mean().item() == pytest.approx(0.75, abs=0.04)
 
 
-def some_text(_: Path) -> list[Document]:
-    return [
-        Document(name=str(index), lines=(f"Call {index}12 now, caf\u00e9!", "Ok.")) for index in range(200)
-    ]
-
-
-@pytest.fixture
-def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    source = Source(name="calls", file="calls", weight=1.0, origin="here", licence="none", read=some_text)
-    (tmp_path / "calls").touch()
-    monkeypatch.setattr(data, "MIXTURE", (source,))
-    monkeypatch.setattr(data, "ELSEWHERE", replace(source, name="elsewhere", weight=0.0))
-    prepare([tmp_path], tmp_path / "data", vocab_size=300, seed=1)
-    return tmp_path / "data"
-
-
-def test_prepared_text_comes_back_document_by_document(prepared: Path) -> None:
-    corpus = open_corpus(prepared)
-    tokenizer = Tokenizer.from_file(str(prepared / "tokenizer.json"))
-    found = {}
-    for split in (corpus.train["calls"], corpus.held_out["calls"]):
-        texts = np.split(split.tokens, np.flatnonzero(split.tokens == EOT_ID) + 1)[:-1]
-        decoded = [tokenizer.decode(text[:-1].tolist()) for text in texts]
-        assert split.bytes == sum(len(text.encode()) for text in decoded)
-        found |= dict.fromkeys(decoded, split)
-    assert set(found) == {"\n".join(document.lines) for document in some_text(prepared)}
-    assert len(corpus.held_out["elsewhere"].tokens) > len(corpus.train["calls"].tokens)
-
-
-def test_the_tokenizer_reserves_ids_and_splits_numbers(prepared: Path) -> None:
-    tokenizer = Tokenizer.from_file(str(prepared / "tokenizer.json"))
-    assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == list(range(32))
-    assert tokenizer.token_to_id("<|mask|>") == MASK_ID
-    assert tokenizer.token_to_id("<|eot|>") == EOT_ID
-    assert len(tokenizer.encode("2024").ids) == 4
-    for text in ("Snowman \u2603\n\ttabs", "caf\u00e9 12"):
-        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+def test_a_stream_comes_back_document_by_document(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    documents = [Document(name=str(index), lines=(f"Call {index}12 now, caf\u00e9!", "Ok.")) for index in range(200)]
+    made = data.tokenise(documents, tokenizer)
+    data.save_stream(made, tmp_path / "calls.npz")
+    stream = data.load_stream(tmp_path / "calls.npz")
+    assert np.array_equal(stream.starts, made.starts)
+    texts = np.split(stream.tokens, np.flatnonzero(stream.tokens == EOT_ID) + 1)[:-1]
+    decoded = [tokenizer.decode(text[:-1].tolist()) for text in texts]
+    assert decoded == ["\n".join(document.lines) for document in documents]
+    assert stream.bytes == sum(len(text.encode()) for text in decoded)

@@ -13,16 +13,18 @@ import torch
 
 from aios.model.config import TransformerConfig
 from aios.model.score_network import TextScoreNetwork
-from aios.training.data import NEVER_WRITTEN, Corpus
+from aios.training import optimiser as optimisers
+from aios.training.data import Corpus
 from aios.training.distributed import Group
 from aios.training.loop import LoopConfig, Training
 from aios.training.objective import Masked, editable_spans, held_out_bound, masked_losses
 from aios.training.optimiser import AdamW, MuonAdam, orthogonalise
 from aios.training.precision import probe
-from aios.training.vocabulary import MASK_ID
+from aios.training.vocabulary import EOT_ID, MASK_ID
 
 CONFIG = TransformerConfig.of(32, 2, head_dim=16, time_conditioning=False)
 VOCAB_SIZE = 320
+NEVER_WRITTEN = tuple(index for index in range(32) if index != EOT_ID)
 
 
 def network() -> TextScoreNetwork:
@@ -151,7 +153,7 @@ def test_adamw_is_that_of_torch() -> None:
     matrices = [p for p in theirs.parameters() if p.ndim >= 2]
     others = [p for p in theirs.parameters() if p.ndim < 2]
     reference = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
-                                  lr=0.01, betas=(0.9, 0.95))  # fmt: skip
+                                  lr=0.01, betas=(0.9, 0.95), fused=True)  # fmt: skip
     for step in range(3):
         ids = torch.randint(40, 320, (4, 16), generator=torch.Generator().manual_seed(step))
         for one in (ours, theirs):
@@ -161,6 +163,13 @@ def test_adamw_is_that_of_torch() -> None:
         reference.zero_grad()
     for name, parameter in ours.named_parameters():
         assert torch.allclose(parameter, theirs.get_parameter(name), atol=1e-6), name
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 24), (2, 24, 70), (2, 70, 24), (2, 30, 24)])
+def test_one_matrix_after_another_is_orthogonalised_as_all_of_them_are(shape: tuple[int, ...]) -> None:
+    stack = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 0.01
+    stack[0] *= torch.logspace(0, -5, shape[2])   # some directions hardly there
+    torch.testing.assert_close(orthogonalise(stack), optimisers._together(stack), rtol=0, atol=3e-4)
 
 
 @pytest.mark.parametrize("optimiser", ["muon", "adamw"])

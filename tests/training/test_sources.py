@@ -10,7 +10,6 @@ from pyarrow import Table, parquet
 from aios.errors import BadInput
 from aios.training.sources import (
     CHITCHAT_WHEEL,
-    MIXTURE,
     clean,
     find,
     paragraphs,
@@ -18,7 +17,6 @@ from aios.training.sources import (
     read_chitchat,
     read_dialogues,
     read_novels,
-    read_problems,
 )
 
 
@@ -58,20 +56,17 @@ def test_only_late_novels_are_read(tmp_path: Path) -> None:
     assert novel.lines == ("It was a bright cold day in April, and late.",)
 
 
-def test_problems_and_articles_are_lines(tmp_path: Path) -> None:
-    (problem,) = read_problems(table(tmp_path / "p.parquet", [{"question": "How  many?", "answer": "2"}]))
-    assert problem.lines == ("How many?",)
+def test_articles_are_lines_without_headings(tmp_path: Path) -> None:
     texts = [{"text": text} for text in (" = Heading = ", "", " A line . ")]
     (article,) = read_articles(table(tmp_path / "a.parquet", texts))
     assert article.lines == ("A line .",)
 
 
 def test_a_missing_file_names_its_origin(tmp_path: Path) -> None:
-    source = MIXTURE[1]
     with pytest.raises(BadInput) as caught:
-        find(source.file, [tmp_path], source.origin)
-    assert source.file in caught.value.message and str(tmp_path) in caught.value.message
-    assert source.origin in caught.value.remedy
+        find("tales.txt", [tmp_path], "a public place")
+    assert "tales.txt" in caught.value.message and str(tmp_path) in caught.value.message
+    assert "a public place" in caught.value.remedy
 
 
 def test_the_first_folder_that_has_the_file_wins(tmp_path: Path) -> None:
@@ -85,7 +80,3 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path: Path) -> None:
     wheel.write_bytes(b"something else")
     with pytest.raises(BadInput, match="sha256"):
         next(read_chitchat(wheel))
-
-
-def test_the_shares_of_the_mixture_add_up() -> None:
-    assert sum(source.weight for source in MIXTURE) == pytest.approx(1.0)

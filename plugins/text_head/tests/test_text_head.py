@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from aios.config import Config, Places
-from aios.contracts import Canvas, Head, OpenModel, Prediction
-from aios.errors import BadInput, ModelCorrupt, UnknownArchitecture
+from aios.contracts import Canvas, Head, Modality, OpenModel, Prediction
+from aios.errors import BadInput, ModelCorrupt, ModelError, UnknownArchitecture
 from aios.messages import Diffuse, Infill
 from aios.model.score_network import TextScoreNetwork
 from aios.model.transformer import TransformerConfig
@@ -19,6 +19,7 @@ from aios.registry.registry import Registry
 from aios.testing import broken_laws, load
 
 MASK, EOT, LENGTH_MAX, VOCABULARY = 1, 2, 40, 131
+CODE = 3     # NUL in letters: no text holds it
 NEVER = [0, MASK]
 
 
@@ -180,7 +181,51 @@ def test_the_models_own_defaults_are_used(opened: Any, head: Head) -> None:
     assert head.open(Bench(model(spec=spec)), None).defaults.length > 0
 
 
+def bilingual(*, learned: bool) -> OpenModel:
+    """A model of text and code; its embedding of code is zero unless it was `learned`."""
+    told = model()
+    tensors = dict(told.tensors)
+    rows = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
+    if not learned:
+        rows[Modality.CODE] = 0.0
+    tensors["backbone.modality.weight"] = rows
+    spec = {**told.spec, "aios": {**told.spec["aios"], "modalities": ["text", "code"]},
+            "tokens": {**told.spec["tokens"], "code": CODE}}
+    return model(spec=spec, tensors=tensors)
+
+
+def test_a_model_of_text_alone_writes_no_code(opened: Any) -> None:
+    with pytest.raises(ModelError, match="letters writes text, no code"):
+        opened.encode(Diffuse(prompt="cat", modality="code"), 4)
+
+
+def test_code_begins_as_a_file_does_where_there_is_room(head: Head) -> None:
+    both = head.open(Bench(bilingual(learned=False)), None)
+    canvas, _ = both.encode(Diffuse(prompt="cat", modality="code"), 4)
+    assert (row(canvas), canvas.segments[0].modality) == ("\0cat____", Modality.CODE)
+    canvas, _ = both.encode(Infill(prefix="cat", suffix="mat", modality="code"), 4)
+    assert row(canvas) == "\0cat____mat"
+    canvas, _ = both.encode(Diffuse(prompt="c" * 50, modality="code"), 10)
+    assert row(canvas) == "c" * 30 + "_" * 10
+    canvas, _ = both.encode(Diffuse(prompt="cat"), 4)
+    assert (row(canvas), canvas.segments[0].modality) == ("cat____", Modality.TEXT)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_embedding_of_code_is_used_once_it_was_learned(head: Head, learned: bool) -> None:
+    both = head.open(Bench(bilingual(learned=learned)), None)
+    canvas, _ = both.encode(Diffuse(prompt="cat", modality="code"), 4)
+    [logits] = predict(both, canvas).segments
+    row_used = Modality.CODE if learned else Modality.TEXT
+    with torch.inference_mode():
+        expected = both.network.logits(both.network.hidden(canvas.segments[0].x, modality=row_used))
+    torch.testing.assert_close(logits.values[0, 4:], expected[0, 4:])
+
+
 @pytest.mark.parametrize(("change", "error"), [
+    ({"aios": {"modalities": ["image"]}}, ModelCorrupt),
+    ({"aios": {"modalities": []}}, ModelCorrupt),
+    ({"tokens": {"mask": 1, "eot": 2, "code": 10**6, "never": []}}, ModelCorrupt),
     ({"model_type": "bert"}, UnknownArchitecture),
     ({"tokens": {"never": []}}, ModelCorrupt),
     ({"tokens": {"mask": 10**6, "eot": 2, "never": []}}, ModelCorrupt),
