@@ -11,7 +11,6 @@ pub mod fault;
 pub mod gather;
 pub mod gptq;
 mod grid;
-pub mod half;
 mod hessian;
 pub mod hqq;
 mod isa;
@@ -22,3 +21,5 @@ pub mod order;
 pub mod pack;
 pub mod rtn;
 pub mod threads;
+
+use aios_half as half;

@@ -3,7 +3,8 @@
 use aios_arrow_quant::fault::Fault;
 use aios_arrow_quant::order::Layout;
 use aios_arrow_quant::pack::{Packed, PackedMut, dequantize, pack, unpack_codes, unpack_scales};
-use aios_arrow_quant::{gptq, half, hqq, low_rank, rtn};
+use aios_arrow_quant::{gptq, hqq, low_rank, rtn};
+use aios_half as half;
 use proptest::prelude::*;
 
 /// The buffers of a packed matrix, full of what was there before.

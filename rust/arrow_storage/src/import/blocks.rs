@@ -4,7 +4,7 @@
 //! Every value is computed by the same f32 operations in the same order as ggml's reference, so that equal blocks
 //! give equal bits. Source: the block layouts of ggml (ggml-common.h, ggml-quants.c).
 
-use super::{f16_from_f32, f16_to_f32};
+use aios_half::{narrow, widen};
 
 /// Elements of a simple quantised block, and of a group of codes.
 pub const GROUP: usize = 32;
@@ -168,7 +168,7 @@ pub fn dequantize_single(kind: BlockType, blocks: &[u8], out: &mut [u8]) -> Resu
 /// The values of `blocks` rounded to little-endian f16, into `out`.
 pub fn dequantize_half(kind: BlockType, blocks: &[u8], out: &mut [u8]) -> Result<(), Refusal> {
     spell::<2>(kind, blocks, out, |value| {
-        let half = f16_from_f32(value);
+        let half = narrow(value);
         let overflown = half & 0x7fff == 0x7c00 && value.is_finite();
         if overflown { Err(Refusal::Range) } else { Ok(half.to_le_bytes()) }
     })
@@ -249,7 +249,7 @@ fn head<const N: usize>(block: &[u8]) -> &[u8; N] {
 
 #[inline]
 fn half(bytes: &[u8]) -> f32 {
-    f16_to_f32(u16::from_le_bytes(*head(bytes)))
+    widen(u16::from_le_bytes(*head(bytes)))
 }
 
 /// 16 bytes to 32 codes: the low nibbles are the first half.
@@ -388,9 +388,9 @@ mod tests {
             let (mut levels, mut scales, mut zeros) = (vec![0; 64 * GROUP], vec![0; 64], vec![0; 64]);
             codes(kind, &blocks, &mut levels, &mut scales, &mut zeros).unwrap();
             for (index, value) in values.iter().enumerate() {
-                let (scale, code) = (f16_to_f32(scales[index / GROUP]), f32::from(levels[index]));
+                let (scale, code) = (widen(scales[index / GROUP]), f32::from(levels[index]));
                 let ours = match kind.has_zeros() {
-                    true => f16_to_f32(zeros[index / GROUP]) + scale * code,
+                    true => widen(zeros[index / GROUP]) + scale * code,
                     false => scale * (code - (1 << (kind.code_bits().unwrap() - 1)) as f32),
                 };
                 assert_eq!(ours.to_bits(), value.to_bits(), "{kind:?} {index}");

@@ -6,13 +6,10 @@
 
 pub mod blocks;
 pub mod gguf;
-mod half;
 pub mod safetensors;
 
 use std::fmt;
 use std::io;
-
-pub use half::{f16_from_f32, f16_to_f32};
 
 /// Tensors in one file.
 pub const TENSORS_MAX: u64 = 100_000;
