@@ -105,6 +105,24 @@ def matmul_together(
 ) -> None:
     """`PackedMatrix.matmul` of several matrices with one x, which becomes integers of 16 or 8 bits once."""
 
+class PackedLayer:
+    """One transformer layer: matrices and biases of query, key, value, out, gate, up, down, and four norms."""
+
+    def __new__(
+        cls, matrices: Sequence[PackedMatrix], biases: Sequence[Buffer | None], norms: Sequence[Buffer | None]
+    ) -> PackedLayer: ...
+
+def advance_layers(
+    layers: Sequence[PackedLayer], shape: tuple[int, int, int, int, int, float], x: Buffer, cos: Buffer, sin: Buffer,
+    stores: Sequence[tuple[Buffer, Buffer, int, int]], pieces: Sequence[tuple[int, int, int, int]], threads: int = 1,
+    activation_bits: int = 16,
+) -> None:
+    """Turn hidden states x (s, hidden) into those behind all layers; keys and values go into the stores.
+
+    shape: (hidden, heads, kv heads, head dim, ffn, eps). cos, sin (s, head dim). stores: (keys, values, slots,
+    capacity), both [layer][slot][kv head][capacity][head dim]. pieces: (store, slot, tokens before, tokens now).
+    """
+
 class FrameScanner:
     """Finds where MessagePack frames end in a stream fed in any pieces; builds no object."""
 

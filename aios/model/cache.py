@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -298,6 +298,22 @@ class PackedStep:
             parts.append(piece.cache.attend(layer, new_query, new_key, new_value, allowed))
             start = stop
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def memory(self) -> tuple[list[tuple[Any, Any, int, int]], list[tuple[int, int, int, int]]]:
+        """Return (keys, values, slots, capacity) of every store that the step touches, and its pieces in the order of
+        the tokens: (store, slot, tokens before, tokens now).
+        """
+        stores = [(shelf.keys.numpy(), shelf.values.numpy(), shelf.keys.shape[1], shelf.capacity)
+                  for shelf in self._shelves]  # fmt: skip
+        pieces = [(store, slot, length, 1) for store, shelf in enumerate(self._shelves)
+                  for slot, length in enumerate(shelf.lengths)]  # fmt: skip
+        for piece, _ in self._pieces:
+            cache = piece.cache
+            if cache.length + piece.count > cache.length_max:
+                raise ValueError(f"the cache holds {cache.length_max} tokens, {cache.length + piece.count} are needed")
+            pieces.append((len(stores), 0, cache.length, piece.count))
+            stores.append((cache.keys.numpy(), cache.values.numpy(), 1, cache.length_max))
+        return stores, pieces
 
     def advance(self) -> None:
         """Declare this step's tokens valid."""

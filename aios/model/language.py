@@ -13,6 +13,7 @@ from aios.contracts import PackedTensor
 from aios.model.cache import KeyValueCache, PackedStep, RunningCache
 from aios.model.heads import TextHead
 from aios.model.imports import import_language_model
+from aios.model.packed_layers import PackedLayers
 from aios.model.transformer import SharedTransformer
 
 LENGTH_MAX_UNSAID = 2048  # tokens; where config.json does not say: what the oldest models of the kind read
@@ -26,6 +27,8 @@ class LanguageModel:
         self.head = head
         self.length_max = length_max
         self.vocab_size = head.vocab_size
+        self._packed: PackedLayers | None = None
+        self._asked = False
 
     @classmethod
     def open(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor | PackedTensor]) -> LanguageModel:
@@ -59,7 +62,9 @@ class LanguageModel:
         One row for every sequence of the step, or for those whose numbers are `wanted`.
         """
         embedded = self.head.embed(torch.tensor([ids]))
-        hidden = self.backbone.advance(embedded, step)
+        if not self._asked:     # not before the first step: opening a model touches none of its weights
+            self._packed, self._asked = self.backbone.packed_layers(), True
+        hidden = self.backbone.advance(embedded, step, self._packed)
         if wanted is not None and len(wanted) < len(hidden):
             hidden = hidden[list(wanted)]
         return self.head.project(hidden)

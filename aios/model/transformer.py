@@ -13,6 +13,7 @@ from aios.model.cache import AttentionMask, KeyValueCache, PackedStep
 from aios.model.config import TransformerConfig, TransformerOptions
 from aios.model.embeddings import ModalityEmbedding, RotaryEmbedding, SinusoidalTimeEmbedding
 from aios.model.loading import repeated
+from aios.model.packed_layers import PackedLayers, packed_layers
 
 __all__ = ["SharedTransformer", "TransformerConfig", "TransformerOptions"]
 
@@ -95,11 +96,23 @@ class SharedTransformer(nn.Module):
         normalised: Tensor = self.norm(x)
         return normalised
 
-    def advance(self, x: Float[Tensor, "1 s d"], step: PackedStep) -> Float[Tensor, "n d"]:
-        """Return the normalised hidden state of the last token of every sequence in `step`, which is extended."""
+    def packed_layers(self) -> PackedLayers | None:
+        """Return handles of the layers if all of their matrices are packed."""
+        return packed_layers(self.config, [layer for layer in self.layers if isinstance(layer, Layer)])
+
+    def advance(
+        self, x: Float[Tensor, "1 s d"], step: PackedStep, packed: PackedLayers | None = None
+    ) -> Float[Tensor, "n d"]:
+        """Return the normalised hidden state of the last token of every sequence in `step`, which is extended.
+
+        `packed` are handles of these very layers, where they are packed.
+        """
         rotation, mask = self.rotary(step.positions), AttentionMask()
-        for layer in self.layers:
-            x = layer(x, rotation=rotation, mask=mask, cache=step)
+        if packed is not None and packed.faithful:
+            x = packed.advance(x, rotation, step)
+        else:
+            for layer in self.layers:
+                x = layer(x, rotation=rotation, mask=mask, cache=step)
         step.advance()
         normalised: Tensor = self.norm(x[0, step.lasts])
         return normalised

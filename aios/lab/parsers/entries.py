@@ -117,9 +117,9 @@ class _Matrix:
     packed: tuple[Any, Any, Any]
 
     @classmethod
-    def make(cls, rng: random.Random, guarded: Guarded) -> _Matrix:
+    def make(cls, rng: random.Random, guarded: Guarded, size: tuple[int, int] | None = None) -> _Matrix:
         """Any bits, group and size, symmetric or not; codes and scales are random."""
-        rows, columns = rng.randint(0, _ROWS_MAX), rng.randint(0, _COLUMNS_MAX)
+        rows, columns = size or (rng.randint(0, _ROWS_MAX), rng.randint(0, _COLUMNS_MAX))
         bits, group = rng.choice(_BITS), rng.choice(_GROUPS)
         noise = np.random.default_rng(rng.getrandbits(32))
         panels, groups, symmetric = -(-rows // 32), -(-columns // group), rng.random() < 0.5
@@ -205,6 +205,40 @@ def _together(rng: random.Random, bench: Bench) -> Call:
     matrices = [_native.PackedMatrix(*arguments) for arguments in several]
     return Call(call=_native.matmul_together, guarded=guarded,
                 arguments=(matrices, _floats(rng, m, first[1]), outs, 1, rng.choice((16, 8))))
+
+
+def _layer_of(rng: random.Random, sizes: tuple[int, int, int, int, int], guarded: Guarded) -> tuple[Any, ...]:
+    hidden, heads, kv_heads, head_dim, ffn = sizes
+    query, key = heads * head_dim, kv_heads * head_dim
+    reads, gated = (key, hidden), (ffn, hidden)
+    shapes = ((query, hidden), reads, reads, (hidden, query), gated, gated, (hidden, ffn))
+    made = [_Matrix.make(rng, guarded, shape) for shape in shapes]
+    matrices = [_native.PackedMatrix(*matrix.sizes, *matrix.packed) for matrix in made]
+    biases = [guarded.array(np.zeros(rows, np.float32)) if rng.random() < 0.3 else None for rows, _ in shapes]
+    wide, narrow = (guarded.array(np.ones(width, np.float32)) for width in (hidden, head_dim))
+    return matrices, biases, (wide, wide, *((narrow, narrow) if rng.random() < 0.5 else (None, None)))
+
+
+def _layer_sizes(rng: random.Random) -> tuple[int, int, int, int, int]:
+    kv_heads = rng.randint(1, 2)
+    return rng.randint(1, 40), kv_heads * rng.randint(1, 2), kv_heads, 2 * rng.randint(1, 8), rng.randint(1, 40)
+
+
+def _layer(rng: random.Random, bench: Bench) -> Call:
+    guarded = Guarded()
+    return Call(call=_native.PackedLayer, arguments=_layer_of(rng, _layer_sizes(rng), guarded), guarded=guarded)
+
+
+def _layers(rng: random.Random, bench: Bench) -> Call:
+    guarded, sizes = Guarded(), _layer_sizes(rng)
+    layers = [_native.PackedLayer(*_layer_of(rng, sizes, guarded)) for _ in range(rng.randint(1, 2))]
+    slots, capacity, start = rng.randint(1, 3), rng.randint(6, 12), rng.randint(0, 3)
+    memory = [guarded.array(np.zeros((len(layers), slots, sizes[2], capacity, sizes[3]), np.float32)) for _ in "kv"]
+    pieces = [(0, slot, start, rng.randint(0, 3)) for slot in range(slots)]
+    tokens = sum(piece[3] for piece in pieces)
+    x, cos, sin = (guarded.array(np.zeros((tokens, width), np.float32)) for width in (sizes[0], sizes[3], sizes[3]))
+    return Call(call=_native.advance_layers, guarded=guarded, arguments=(
+        layers, (*sizes, 1e-5), x, cos, sin, [(*memory, slots, capacity)], pieces, 1, rng.choice((16, 8))))
 
 
 def _gather(rng: random.Random, bench: Bench) -> Call:
@@ -357,6 +391,8 @@ _ENTRIES: dict[str, Make] = {
     "PackedMatrix": _matrix,
     "PackedMatrix.matmul": _matmul,
     "matmul_together": _together,
+    "PackedLayer": _layer,
+    "advance_layers": _layers,
     "PackedMatrix.gather": _gather,
     "PackedMatrix.dequantize": _whole,
     "read_safetensors": lambda rng, bench: Call(call=_native.read_safetensors,

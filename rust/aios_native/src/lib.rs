@@ -5,6 +5,7 @@ mod cpu;
 mod few;
 mod imports;
 mod openmp;
+mod packed_layer;
 mod packed_matrix;
 mod quant;
 mod scanner;
@@ -24,6 +25,8 @@ mod _native {
     use super::imports::{gguf_block, gguf_dequantize, gguf_pack, read_gguf, read_safetensors};
     #[pymodule_export]
     use super::openmp::join_openmp;
+    #[pymodule_export]
+    use super::packed_layer::{PackedLayer, advance_layers};
     #[pymodule_export]
     use super::packed_matrix::{PackedMatrix, matmul_together};
     #[pymodule_export]

@@ -170,7 +170,7 @@ impl PackedMatrix {
         rows.or_else(|| out.0.item_count().checked_div(self.layout.rows())).unwrap_or(0)
     }
 
-    fn matrix(&self) -> Result<Matrix<'_>, Fault> {
+    pub(crate) fn matrix(&self) -> Result<Matrix<'_>, Fault> {
         let zeros = self.zeros.as_ref().map(Shared::slice);
         let packed = Packed::new(self.layout, self.codes.slice(), self.scales.slice(), zeros)?;
         let residual = self.residual.as_ref().map(|(left, right, rank)| (left.slice(), right.slice(), *rank));
@@ -185,14 +185,14 @@ impl PackedMatrix {
     }
 
     /// Where the matrix lies.
-    fn spans(&self) -> Vec<Range<usize>> {
+    pub(crate) fn spans(&self) -> Vec<Range<usize>> {
         let halves = [Some(&self.scales), self.zeros.as_ref()].into_iter().flatten();
         let factors = self.residual.iter().flat_map(|(left, right, _)| [left, right]);
         halves.chain(factors).map(Shared::span).chain([self.codes.span()]).collect()
     }
 }
 
-fn refused(fault: Fault) -> PyErr {
+pub(crate) fn refused(fault: Fault) -> PyErr {
     let why = fault.to_string();
     if matches!(fault, Fault::Row { .. }) { PyIndexError::new_err(why) } else { PyValueError::new_err(why) }
 }

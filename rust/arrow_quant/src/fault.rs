@@ -56,6 +56,8 @@ pub enum Fault {
     Hessian(usize),
     /// The threads asked for could not be started.
     Threads(String),
+    /// The sizes of a layer or a step do not fit together.
+    Shape(&'static str),
 }
 
 impl fmt::Display for Fault {
@@ -76,6 +78,7 @@ impl fmt::Display for Fault {
             Fault::Hessian(column) => {
                 write!(f, "the Hessian is not positive semi-definite and finite at column {column}")
             }
+            Fault::Shape(why) => write!(f, "{why}"),
             Fault::Threads(why) => write!(f, "threads could not be started: {why}"),
         }
     }

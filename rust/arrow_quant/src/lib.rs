@@ -2,7 +2,7 @@
 //!
 //! Bottom-up: `order` says where a code lies, `pack` puts codes there and reads them back, `grid` chooses scales and
 //! zeros, `rtn`, `hqq` and `gptq` make codes from weights, `low_rank` stores what they lost, `matmul` and `gather` use
-//! codes in place.
+//! codes in place
 
 #![deny(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod grid;
 mod hessian;
 pub mod hqq;
 mod isa;
+pub mod layer;
 pub mod low_rank;
 #[allow(unsafe_code)]
 pub mod matmul;
