@@ -28,8 +28,8 @@ ONE_IMPORTER = {
     "apscheduler": {"aios/service/scheduler"},
     "msgpack": {"aios/ipc/stream"},
     "watchdog": {"aios/service/watcher"},
-    "aios._native": {"aios/model/quant_linear", "aios/store", "aios/memory", "aios/text", "aios/ipc/stream",
-                     "aios/lab/parsers"},     # which attacks every entry of it
+    "aios._native": {"aios/model/quant_linear", "aios/model/packed_layers", "aios/store", "aios/memory", "aios/text",
+                     "aios/ipc/stream", "aios/lab/parsers"},     # the last attacks every entry of it
 }
 PLUGIN_MAY_IMPORT = ("aios.contracts", "aios.errors", "aios.hookspecs", "aios.messages", "aios.model",
                      "aios.diffusion")
