@@ -13,7 +13,7 @@ const VALUES_PER_THREAD: usize = 1 << 14;
 /// How exactly activations are kept: x = scale * q with one scale for each group of columns of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
-    /// q of 16 bits: as good as f32 for sums of low-bit weights.
+    /// q of 16 bits: rounding far below that of the codes.
     Bits16,
     /// q of 8 bits, where the kernels are faster with it: for codes of 4 and 2 bits and more than one row.
     Bits8,
