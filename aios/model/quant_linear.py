@@ -24,7 +24,7 @@ _PARTS: Final = (
     "Tensor codes, Tensor scales, Tensor? zeros, Tensor? left, Tensor? right, "
     "int rows, int columns, int bits, int group_size"
 )
-INFERENCE_BITS: Final = 16     # of activations, in integers: faster than f32, and their rounding is far below that of codes
+INFERENCE_BITS: Final = 16     # of activations, in integers: faster than f32, rounding far below that of codes
 _LIBRARY: Final = torch.library.Library("aios", "DEF")  # type: ignore[no-untyped-call]
 _native.join_openmp(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))   # else on threads of its own
 
