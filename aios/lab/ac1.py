@@ -50,8 +50,8 @@ class Arm:
 ARMS: Final = (
     Arm(name=AR, arm="ar", objective="ar", what="nats_per_token"),
     Arm(name="masked", arm="masked", objective="masked", what="bound_nats_per_token"),
-    Arm(name="block4", arm="block4", objective="block", what="bound_nats_per_token"),
-    Arm(name="block4_left_to_right", arm="block4", objective="block_left_to_right", what="nats_per_token"),
+    Arm(name="block2", arm="block2", objective="block", what="bound_nats_per_token"),
+    Arm(name="block2_left_to_right", arm="block2", objective="block_left_to_right", what="nats_per_token"),
 )
 Losses = Mapping[str, Sequence[float]]      # arm -> nats per token of each seed
 
@@ -219,7 +219,8 @@ def score(folder: Path, arm: Arm, windows: Tensor, seed: int) -> float:
     told = config_of(folder)
     network = TextScoreNetwork(TransformerConfig(**told["network"]), told["vocab_size"], never=UNWRITTEN).eval()
     network.load_state_dict(read_tensors(folder / "best.safetensors")[0])
-    asked = objective(arm.objective.removesuffix("_left_to_right"), block=told["loop"]["block"])
+    asked = objective(arm.objective.removesuffix("_left_to_right"), block=told["loop"]["block"],
+                      onward=told["loop"]["onward"])
     if isinstance(asked, BlockDiffusion) and arm.what == "nats_per_token":
         return left_to_right_loss(network, asked, windows)
     return bound(network, asked, windows, draws=DRAWS, seed=seed)

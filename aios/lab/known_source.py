@@ -9,7 +9,7 @@ hide an error; so the source's own posterior stands in for a network as well: ev
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -40,7 +40,8 @@ DRAWS: Final = 4
 STEPS, STEPS_QUICK = 300, 100
 ERRORS: Final = 4.0             # standard errors: of ten correct figures, one is further off in 3,000 runs
 SHAPE: Final = TransformerConfig.of(16, 2, head_dim=8, time_conditioning=False)
-OBJECTIVES: Final = ("ar", "masked", "entropic", "block")
+OBJECTIVES: Final[Mapping[str, Mapping[str, float]]] = {      # label -> options of the loop
+    "ar": {}, "masked": {}, "entropic": {}, "block": {}, "block onward": {"onward": 0.5, "beside": 1.0}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,9 +138,10 @@ def rows(options: LabOptions) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="aios-source-") as scratch:
         for number, name in enumerate(OBJECTIVES):
             options.progress(f"a source of known entropy: {name}", number / len(OBJECTIVES))
-            network, asked = trained(name, known, Path(scratch) / name, STEPS_QUICK if options.quick else STEPS)
+            network, asked = trained(name, known, Path(scratch) / str(number),
+                                     STEPS_QUICK if options.quick else STEPS)
             for prefix, reader in (("", network), ("exact ", Knowing(chain))):
-                found += [judged(prefix + label, chain, fresh, measure, groups)
+                found += [judged(prefix + label.replace(asked.name, name), chain, fresh, measure, groups)
                           for label, measure in measures(reader, asked, torch.from_numpy(fresh))]
     worst = max(found, key=lambda one: one.violation)
     entropy = float(chain.nats(fresh).mean())
@@ -150,15 +152,16 @@ def rows(options: LabOptions) -> list[Row]:
                     f"a violation counts beyond {ERRORS:g} standard errors"))]
 
 
-def trained(name: str, ids: np.ndarray, folder: Path, steps: int) -> tuple[TextScoreNetwork, Objective]:
+def trained(label: str, ids: np.ndarray, folder: Path, steps: int) -> tuple[TextScoreNetwork, Objective]:
     """A tiny network after some steps of the training loop, and the objective that it learned by."""
     from aios.training.data import Corpus, Stream
     from aios.training.loop import LoopConfig, Training
 
+    name = label.split()[0]
     stream = Stream(tokens=ids.reshape(-1).astype(np.uint16), starts=np.arange(len(ids)) * LENGTH, bytes=ids.size)
     corpus = Corpus(train={"chain": stream}, held_out={"chain": stream}, weights={"chain": 1.0})
     config = LoopConfig(seed=1, steps=steps, batch_tokens=512, lengths=(LENGTH,), objectives={name: 1.0}, block=BLOCK,
-                        compile=False, warmup_steps=5, precision="f32", device="cpu", evaluations=1)
+                        **OBJECTIVES[label], compile=False, warmup_steps=5, precision="f32", device="cpu", evaluations=1)
     torch.manual_seed(1)
     network = TextScoreNetwork(SHAPE, SPECIAL + STATES, never=tuple(range(SPECIAL)))
     folder.mkdir(parents=True)

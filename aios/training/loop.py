@@ -43,6 +43,8 @@ class LoopConfig:
     steps: int | None = None
     objectives: Mapping[str, float] = field(default_factory=lambda: {"spans": 1.0})
     block: int = 4
+    onward: float = 0.0
+    beside: float = 0.0
     forget: float = 0.0
     batch_tokens: int = 4096
     lengths: tuple[int, ...] = (128, 128, 128, 256)  # long windows cost 15% more
@@ -107,7 +109,8 @@ class Training:
         self.average = {name: p.detach().clone() for name, p in network.named_parameters()}
         self.optimiser = config.optimiser_for(network)
         self.objectives: dict[str, Objective] = {
-            name: objective(name, block=config.block, forget=config.forget) for name in config.objectives
+            name: objective(name, block=config.block, forget=config.forget, onward=config.onward,
+                            beside=config.beside) for name in config.objectives
         }
         if self.group.size > 1 and ("entropic" in self.objectives or config.steps is None):
             raise ValueError("several processes need a number of steps, and no entropic objective")
@@ -161,7 +164,7 @@ class Training:
         config = self.config
         chosen, batch = self.objective_of(self.step), self._batch_now()
         loss = torch.zeros((), device=self.device)
-        read = self.reader(chosen, batch.targets.shape[1])
+        read = self.reader(chosen, config.lengths[self.step % len(config.lengths)])
         for piece in batch.split(config.rows_at_once or len(batch.inputs)):
             moved = piece.to(self.device)
             with autocast(self.device, self.precision):

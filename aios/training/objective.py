@@ -187,11 +187,19 @@ def middle_last(ids: Int[Tensor, "b s"], cuts: Int[Tensor, "b 2"]) -> Int[Tensor
 class BlockDiffusion:
     """Blocks one after another, each by masked diffusion: the network reads [x_t, x_0] side by side.
 
-    Blocks of one token are autoregression, blocks as long as the row are masked diffusion.
+    Blocks of one token are autoregression, blocks as long as the row are masked diffusion. The clean side is causal,
+    so that at inference a token's keys and values are kept as soon as it is known.
+
+    onward: how strongly a block is revealed from left to right. Of k hidden tokens the i-th from the left is the next
+    with a chance proportional to (1 - onward)^i: 0 is plain masked diffusion, 1 the order of reading. Any order that
+    does not look at the tokens gives a valid bound: E over orders of the sum of -log p(next token | known tokens).
+    beside: what the next-token loss of the clean side, which is there anyway, adds in training.
     Source: Arriola et al. 2025, "Block diffusion: interpolating between autoregressive and diffusion language models".
     """
 
     block: int
+    onward: float = 0.0
+    beside: float = 0.0
     name: str = "block"
     exact: bool = False
 
@@ -199,14 +207,15 @@ class BlockDiffusion:
         rows, length = ids.shape
         if length % self.block:
             raise ValueError(f"rows of {length} tokens cannot be cut into blocks of {self.block}")
-        blocks = ids.reshape(-1, self.block)
-        order = torch.randperm(len(blocks), generator=rng)  # neighbours get unrelated shares of masks
-        found = hide(blocks[order], torch.ones_like(blocks, dtype=torch.bool), MASK_ID, rng)
-        back = order.argsort()
-        batch = _hidden_batch(blocks[order], found)
-        noisy = batch.inputs[back].view(rows, length)
-        return Batch(inputs=torch.cat((noisy, ids), dim=1), targets=ids, where=batch.where[back].view(rows, length),
-                     weights=batch.weights[back].view(rows, length))  # fmt: skip
+        where, weights = hidden_onward(ids.numel() // self.block, self.block, self.onward, rng)
+        where, weights = where.view(rows, length), weights.view(rows, length) / ids.numel()
+        inputs = torch.cat((ids.masked_fill(where, MASK_ID), ids), dim=1)
+        if not (training and self.beside):
+            return Batch(inputs=inputs, targets=ids, where=where, weights=weights)
+        follows = torch.ones_like(where).index_fill(1, torch.tensor(length - 1), False)
+        added = follows.float() * self.beside / ids.numel()
+        return Batch(inputs=inputs, targets=torch.cat((ids, ids.roll(-1, dims=1)), dim=1),
+                     where=torch.cat((where, follows), dim=1), weights=torch.cat((weights, added), dim=1))
 
     def left_to_right(self, ids: Int[Tensor, "b s"]) -> Iterator[Batch]:
         """Yield what asks for every token once, behind the known ones of its block and before the hidden ones."""
@@ -226,12 +235,34 @@ class BlockDiffusion:
         """Nothing is learned from the losses but the weights."""
 
 
+def hidden_onward(
+    blocks: int, size: int, onward: float, rng: torch.Generator
+) -> tuple[Bool[Tensor, "n k"], Float[Tensor, "n k"]]:
+    """Return what is hidden of each block, k uniform on 1..size and stratified, and `size` x the chance to be next.
+
+    The order in which a block is revealed is drawn token by token; its last k tokens are hidden.
+    """
+    chance = (1.0 - onward) ** torch.arange(size)
+    hidden = torch.ones(blocks, size, dtype=torch.bool)
+    turn = torch.empty(blocks, size, dtype=torch.long)
+    for now in range(size):
+        of_rank = chance[(hidden.cumsum(dim=1) - 1).clamp(min=0)] * hidden
+        chosen = torch.multinomial(of_rank, 1, generator=rng)
+        turn.scatter_(1, chosen, now)
+        hidden.scatter_(1, chosen, False)
+    t = (torch.rand(1, generator=rng) + torch.randperm(blocks, generator=rng) / blocks) % 1.0
+    known = (t * size).long().clamp(max=size - 1)
+    hidden = turn >= known[:, None]
+    of_rank = chance[(hidden.cumsum(dim=1) - 1).clamp(min=0)] * hidden
+    return hidden, size * of_rank / of_rank.sum(dim=1, keepdim=True)
+
+
 def block_table(length: int, block: int) -> Bool[Tensor, "n n"]:
-    """Return who sees whom in [x_t, x_0]: noisy tokens their own block and clean ones before it, clean ones theirs."""
-    index = torch.arange(length) // block
-    same, before = index[:, None] == index, index[:, None] > index
-    noisy = torch.cat((same, before), dim=1)
-    clean = torch.cat((torch.zeros_like(same), same | before), dim=1)
+    """Return who sees whom in [x_t, x_0]: noisy tokens their own block and clean ones before it, clean ones the past."""
+    index = torch.arange(length)
+    own, later = index[:, None] // block, index[None, :] // block
+    noisy = torch.cat((own == later, own > later), dim=1)
+    clean = torch.cat((torch.zeros_like(own == later), index[:, None] >= index), dim=1)
     return torch.cat((noisy, clean))
 
 
@@ -240,7 +271,9 @@ def _hidden_batch(ids: Int[Tensor, "b s"], hidden: Hidden) -> Batch:
     return Batch(inputs=hidden.ids, targets=ids, where=hidden.where, weights=weights)
 
 
-def objective(name: str, *, block: int = 4, forget: float = 0.0) -> Objective:
+def objective(
+    name: str, *, block: int = 4, forget: float = 0.0, onward: float = 0.0, beside: float = 0.0
+) -> Objective:
     """Return an objective by name: "masked", "spans" (masked, with given beginnings and ends), "entropic" (masked,
     hiding most often what teaches most), "ar", "fim" (half of the rows with their middle last) or "block"; ValueError
     if there is none.
@@ -251,7 +284,7 @@ def objective(name: str, *, block: int = 4, forget: float = 0.0) -> Objective:
         "entropic": lambda: Masked(profile=MaskingProfile(), name="entropic"),
         "ar": lambda: Autoregressive(forget=forget),
         "fim": lambda: FillMiddle(),
-        "block": lambda: BlockDiffusion(block=block),
+        "block": lambda: BlockDiffusion(block=block, onward=onward, beside=beside),
     }
     if name not in makers:
         raise ValueError(f"no objective is called {name!r}; there are {', '.join(makers)}")

@@ -38,7 +38,7 @@ def _no_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def entry(name: str, *, data: str = "d", steps: int | None = None, sha: str = "w", parameters: int = 7) -> Entry:
     arm, _, seed = name.partition("-seed-")
     objectives = {"ar": ["ar_nats"], "masked": ["masked_bound_nats"],
-                  "block4": ["block_bound_nats", "block_left_to_right_nats"]}[arm]
+                  "block2": ["block_bound_nats", "block_left_to_right_nats"]}[arm]
     told = {"steps": steps or PLAN.loop["steps"], "parameters": parameters}
     told |= {f"{one}_per_token_mixture": NATS[one] + 0.01 * int(seed) * (arm != "ar") for one in objectives}
     rows = [Row(metric=f"{name}_{metric}", value=float(value), unit="", better="lower").to_json()
@@ -73,7 +73,7 @@ def test_without_weights_the_recorded_validation_is_shown_and_said_to_be_one(tmp
     rows = by_metric(ac1.rows(LabOptions(seed=1), book))
     best = rows["ac1_ppl_ratio"]
     assert (best.value, best.kind, best.must, best.n) == (pytest.approx(math.exp(0.12), abs=1e-4), "ledger", 1.2, 3)
-    assert "block4_left_to_right" in (best.reason or "") and "validation" in (best.reason or "")
+    assert "block2_left_to_right" in (best.reason or "") and "validation" in (best.reason or "")
     assert best.run is not None and best.interval is not None and best.interval[0] < (best.value or 0)
     assert rows["ac1_ppl_ratio_masked"].value == pytest.approx(math.exp(0.32), abs=1e-4)
     assert {row.kind for row in rows.values()} == {"ledger"}
@@ -130,7 +130,7 @@ def test_with_weights_at_hand_every_run_is_judged_on_the_same_test_text(tmp_path
     again = by_metric(ac1.rows(LabOptions(seed=4, quick=True), book))
     best = rows["ac1_ppl_ratio"]
     assert best.kind == "live" and best.value == again["ac1_ppl_ratio"].value
-    assert best.value == rows["ac1_ppl_ratio_block4_left_to_right"].value, "validation chose it, not the test split"
+    assert best.value == rows["ac1_ppl_ratio_block2_left_to_right"].value, "validation chose it, not the test split"
     assert best.value == pytest.approx(1.0, abs=0.3), "untrained networks know nothing"
     assert "test split" in (best.reason or "") and rows["ac1_ppl_ratio_validation"].kind == "ledger"
 

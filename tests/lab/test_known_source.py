@@ -59,11 +59,12 @@ def test_a_loss_that_looks_ahead_is_caught(tmp_path: Path, monkeypatch: pytest.M
     assert judged(label, chain, fresh, measure, 16).violation > 0.05
 
 
-@pytest.mark.parametrize("name", ["ar", "masked", "block"])
-def test_every_bound_of_the_sources_own_posterior_is_its_entropy(name: str) -> None:
+@pytest.mark.parametrize(("name", "onward"), [("ar", 0.0), ("masked", 0.0), ("block", 0.0), ("block", 0.7)])
+def test_every_bound_of_the_sources_own_posterior_is_its_entropy(name: str, onward: float) -> None:
     chain = Chain.drawn(8)
     fresh = chain.write(32 * 64, np.random.default_rng(2))
-    for label, measure in measures(Knowing(chain), objective(name, block=known_source.BLOCK), torch.from_numpy(fresh)):
+    asked = objective(name, block=known_source.BLOCK, onward=onward)
+    for label, measure in measures(Knowing(chain), asked, torch.from_numpy(fresh)):
         found = judged(label, chain, fresh, measure, 32)
         assert abs(found.gap) < 4 * found.error + 1e-5
         assert found.error < 0.01

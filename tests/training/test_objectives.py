@@ -34,7 +34,8 @@ VALUES = (3, 4, 5)
 LENGTH = 3
 SEQUENCES = torch.tensor(list(itertools.product(VALUES, repeat=LENGTH)))
 CONFIG = TransformerConfig.of(16, 2, head_dim=8, time_conditioning=False)
-EVERY = (Masked(), Autoregressive(), BlockDiffusion(block=1), BlockDiffusion(block=3))
+EVERY = (Masked(), Autoregressive(), BlockDiffusion(block=1), BlockDiffusion(block=3),
+         BlockDiffusion(block=3, onward=0.6, beside=0.5))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,49 @@ def test_a_block_as_long_as_the_row_is_masked_diffusion(network: TextScoreNetwor
     assert as_block == pytest.approx(bound(network, Masked(), rows, rows=4_096), rel=0.02)
 
 
+def chance_of(order: tuple[int, ...], onward: float) -> float:
+    """What the reveal order's definition says, token by token."""
+    chance, hidden = 1.0, sorted(order)
+    for position in order:
+        shares = [(1 - onward) ** rank for rank in range(len(hidden))]
+        chance *= shares[hidden.index(position)] / sum(shares)
+        hidden.remove(position)
+    return chance
+
+
+@pytest.mark.parametrize("onward", [0.3, 0.8])
+def test_the_bound_of_an_order_is_the_mean_over_all_orders(network: TextScoreNetwork, onward: float) -> None:
+    every = list(itertools.permutations(range(LENGTH)))
+    chances = torch.tensor([chance_of(one, onward) for one in every])
+    assert float(chances.sum()) == pytest.approx(1.0)
+    orders = torch.stack([any_order_log_p(network, one) for one in every])
+    exact = -(chances[:, None] * orders).sum(dim=0)
+    for index in (0, 7, 13, 26):
+        rows = SEQUENCES[index].expand(6_000, LENGTH)
+        estimate = bound(network, BlockDiffusion(block=LENGTH, onward=onward), rows, draws=2, rows=6_000) * LENGTH
+        assert estimate == pytest.approx(float(exact[index]), rel=0.02)
+
+
+def test_the_order_of_reading_is_the_likelihood_from_left_to_right(network: TextScoreNetwork) -> None:
+    asked, rows = BlockDiffusion(block=LENGTH, onward=1.0), SEQUENCES[11].expand(6_000, LENGTH)
+    assert bound(network, asked, rows, draws=2, rows=6_000) == pytest.approx(
+        left_to_right_loss(network, asked, rows[:1]), rel=0.02)
+
+
+def test_the_clean_side_learns_the_next_token_in_training_only(network: TextScoreNetwork) -> None:
+    ids = SEQUENCES[[3, 11, 20]]
+    alone, beside = (BlockDiffusion(block=3, beside=share) for share in (0.0, 0.5))
+    losses = []
+    for asked in (alone, beside):
+        batch = asked.batch(ids, torch.Generator().manual_seed(3), training=True)
+        with torch.inference_mode():
+            losses.append(weighted_loss(network, asked.reader(network, LENGTH, torch.device("cpu")), batch))
+    told = log_p(network, ids, mask=AttentionMask(causal=True))[:, :-1]
+    following = -told.gather(2, ids[:, 1:, None]).sum() / ids.numel()
+    assert torch.allclose(losses[1] - losses[0], 0.5 * following, atol=1e-5)
+    assert bound(network, beside, ids) == bound(network, alone, ids)
+
+
 def test_blocks_revealed_from_left_to_right_have_a_likelihood(network: TextScoreNetwork) -> None:
     whole = torch.tensor([left_to_right_loss(network, BlockDiffusion(block=LENGTH), row[None]) for row in SEQUENCES])
     assert torch.allclose(whole * LENGTH, -any_order_log_p(network, tuple(range(LENGTH))), atol=1e-5)
@@ -131,9 +175,9 @@ def test_a_noisy_block_sees_itself_and_the_clean_past_only() -> None:
         [1, 1, 0, 0, 0, 0, 0, 0],
         [0, 0, 1, 1, 1, 1, 0, 0],
         [0, 0, 1, 1, 1, 1, 0, 0],
+        [0, 0, 0, 0, 1, 0, 0, 0],
         [0, 0, 0, 0, 1, 1, 0, 0],
-        [0, 0, 0, 0, 1, 1, 0, 0],
-        [0, 0, 0, 0, 1, 1, 1, 1],
+        [0, 0, 0, 0, 1, 1, 1, 0],
         [0, 0, 0, 0, 1, 1, 1, 1],
     ]
 
