@@ -44,6 +44,9 @@ class Segment:
 
     x: (b, s) token ids or (b, s, c) latents. t: (b, s) in 0..1. editable: (b, s) bool, what may change.
     positions: (b, s, a), one column per position axis. mask_id: the absorbing state of a token segment.
+    onward: what is editable sees itself and what stands before it, which is read in order; nothing behind it matters.
+    end_ids: tokens behind which nothing need be written. memo: what a denoiser keeps of this very request from one
+    call to the next, so that it need not read the same beginning again; it changes no prediction's meaning.
     """
 
     modality: Modality
@@ -52,6 +55,9 @@ class Segment:
     editable: Tensor
     positions: Tensor
     mask_id: int | None = None
+    onward: bool = False
+    end_ids: tuple[int, ...] = ()
+    memo: Any = None
 
     @property
     def masked(self) -> Tensor:
@@ -258,19 +264,25 @@ class Workbench(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDefaults:
-    """A head's own defaults, used where the request says nothing."""
+    """A head's own defaults, used where the request says nothing.
+
+    block: tokens that are finished before the next ones are begun, on canvases that are written onward; 0: all at once.
+    infill_sampler: for gaps with a text behind them, where it is another one.
+    """
 
     sampler: str
     steps_per_token: float
     temperature: float
     length: int
+    block: int = 0
+    infill_sampler: str | None = None
 
 
 class Head(Protocol):
     """A modality over the shared backbone, brought by a plugin through `aios_heads`.
 
     A head that can write further modalities names them in a tuple `also`; it is asked for them where no plugin brings
-    a head of their own.
+    a head of their own. One that reads conversations (`Diffuse.messages`) says `converses = True`.
     """
 
     modality: str      # "text", "code", "image" or "audio"

@@ -39,7 +39,7 @@ def export(
     check_name(to.name)
     trained = Trained.open(run, data)
     with render.progress(f"exporting {run.name}", json, unit="share") as move:
-        done = release(trained, to, bits=bits, sampling=chosen(run),
+        done = release(trained, to, bits=bits, sampling=chosen(trained),
                        progress=lambda label, share: move(share, 1.0, label))
     before, after = trained.mixture(done.before), trained.mixture(done.after)
     found = {"model": done.record.name, "folder": str(to), "step": trained.step, "release": done.record.release,
@@ -58,9 +58,10 @@ def judge(run: Run, data: Data = None, json: Json = False) -> None:
     trained = Trained.open(run, data)
     found: list[judging.Judged] = []
     with render.progress(f"judging {run.name}", json, unit="share") as move:
-        for one in judging.compare(trained.network(), trained.corpus, judging.CANDIDATES):
+        candidates = judging.candidates(trained.block)
+        for one in judging.compare(trained.network(), trained.corpus, candidates):
             found.append(one)
-            move(len(found) / (1 + len(judging.CANDIDATES)), 1.0, one.sampling.sampler if one.sampling else "real text")
+            move(len(found) / (1 + len(candidates)), 1.0, one.sampling.sampler if one.sampling else "real text")
     winner = judging.best(found)
     if winner is not None:
         judging.keep(run, winner)

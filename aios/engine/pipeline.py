@@ -8,6 +8,7 @@ from collections.abc import Generator
 import torch
 
 from aios.contracts import Canvas, Condition, Logits, Prediction
+from aios.diffusion.samplers import in_blocks
 from aios.engine.blame import blame
 from aios.engine.router import Plan
 from aios.errors import ModelError
@@ -45,7 +46,9 @@ def generate(plan: Plan) -> Generator[State, None, Response]:
         canvas, condition = plan.head.encode(plan.request, plan.length)
     denoising = Denoising(plan, condition)
     rng = torch.Generator().manual_seed(plan.seed)
-    canvases = plan.sample(denoising, canvas, plan.head.schedule, plan.steps, rng, temperature=plan.temperature)
+    onward = plan.block and len(canvas.segments) == 1 and canvas.segments[0].onward
+    sample = in_blocks(plan.sample, plan.block) if onward else plan.sample
+    canvases = sample(denoising, canvas, plan.head.schedule, plan.steps, rng, temperature=plan.temperature)
     while True:
         state = _state(plan, canvas, denoising.calls)
         compute_s += time.perf_counter() - began

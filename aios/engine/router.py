@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aios.contracts import Head, OpenHead, Sampler
 from aios.diffusion.samplers import SAMPLERS
 from aios.errors import BadInput, NoHead
-from aios.messages import STEPS_MAX, Generation
+from aios.messages import STEPS_MAX, Generation, Infill
 
 if TYPE_CHECKING:
     from aios.registry.registry import Registry
@@ -30,6 +30,7 @@ class Plan:
     temperature: float
     length: int
     seed: int
+    block: int = 0      # tokens that are finished before the next ones, where the canvas is written onward
 
 
 def choose_head(request: Generation, registry: Registry) -> tuple[str, Head]:
@@ -51,7 +52,8 @@ def choose_head(request: Generation, registry: Registry) -> tuple[str, Head]:
 def plan(request: Generation, plugin: str, head: OpenHead) -> Plan:
     """Fill what the request leaves open with the head's defaults; a seed is drawn if there is none."""
     defaults = head.defaults
-    sampler = defaults.sampler if request.sampler is None else request.sampler
+    usual = (defaults.infill_sampler or defaults.sampler) if isinstance(request, Infill) else defaults.sampler
+    sampler = usual if request.sampler is None else request.sampler
     if sampler not in SAMPLERS:
         raise BadInput(f"no sampler {sampler[:40]!r}; there are: {', '.join(sorted(SAMPLERS))}",
                        remedy="choose one of them")
@@ -62,4 +64,5 @@ def plan(request: Generation, plugin: str, head: OpenHead) -> Plan:
     return Plan(
         request=request, plugin=plugin, head=head, sampler=sampler, sample=SAMPLERS[sampler], steps=steps,
         length=length, temperature=defaults.temperature if request.temperature is None else request.temperature,
-        seed=int.from_bytes(os.urandom(SEED_BYTES)) if request.seed is None else request.seed)
+        seed=int.from_bytes(os.urandom(SEED_BYTES)) if request.seed is None else request.seed,
+        block=defaults.block)

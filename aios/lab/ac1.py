@@ -213,14 +213,13 @@ def score(folder: Path, arm: Arm, windows: Tensor, seed: int) -> float:
     from aios.model.config import TransformerConfig
     from aios.model.score_network import TextScoreNetwork
     from aios.training.checkpoints import read_tensors
-    from aios.training.objective import BlockDiffusion, bound, left_to_right_loss, objective
+    from aios.training.objective import LeftToRight, bound, objective
     from aios.training.vocabulary import UNWRITTEN
 
     told = config_of(folder)
     network = TextScoreNetwork(TransformerConfig(**told["network"]), told["vocab_size"], never=UNWRITTEN).eval()
     network.load_state_dict(read_tensors(folder / "best.safetensors")[0])
-    asked = objective(arm.objective.removesuffix("_left_to_right"), block=told["loop"]["block"],
-                      onward=told["loop"]["onward"])
-    if isinstance(asked, BlockDiffusion) and arm.what == "nats_per_token":
-        return left_to_right_loss(network, asked, windows)
+    loop = told["loop"]
+    asked = (LeftToRight(block=loop["block"]) if arm.objective == "block_left_to_right"
+             else objective(arm.objective, block=loop["block"], onward=loop["onward"]))
     return bound(network, asked, windows, draws=DRAWS, seed=seed)

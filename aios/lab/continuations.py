@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from aios.contracts import Canvas, Logits, Prediction, SamplingDefaults
-from aios.diffusion.samplers import SAMPLERS
+from aios.contracts import Canvas, Prediction, SamplingDefaults
 from aios.diffusion.schedules import LogLinear
 from aios.lab.statistics import CONFIDENCE, RESAMPLES, Floats
+from aios.model.denoiser import TextDenoiser
 from aios.model.score_network import TextScoreNetwork
-from aios.training.samples import text_canvas
+from aios.training.samples import sampler_of, text_canvas
 
 if TYPE_CHECKING:
     from aios.quantisation.subject import LanguageNetwork
@@ -79,14 +79,12 @@ def histogram_entropy(rows: Ints) -> float:
 
 def diffusion(network: TextScoreNetwork, sampling: SamplingDefaults, eot: int) -> Write:
     """A network as an arm: its own sampler and number of steps; it may not end the text, as no other arm may."""
+    reader = TextDenoiser(network, end_id=eot)
+
     def denoise(canvas: Canvas) -> Prediction:
-        (segment,) = canvas.segments
-        hidden = network.hidden(segment.x, t=segment.t)
-        masked = segment.masked
-        values = hidden.new_zeros(*segment.x.shape, network.head.vocab_size)
-        values[masked] = network.logits(hidden[masked])
-        values[..., eot] = -torch.inf
-        return Prediction(segments=(Logits(values=values),))
+        prediction = reader(canvas)
+        prediction.segments[0].values[..., eot] = -torch.inf
+        return prediction
 
     def write(prompts: Ints, temperature: float, seed: int) -> Ints:
         rows = [_sampled(denoise, torch.from_numpy(prompts[begin:begin + BATCH_ROWS]), sampling, temperature,
@@ -100,10 +98,11 @@ def diffusion(network: TextScoreNetwork, sampling: SamplingDefaults, eot: int) -
 @torch.inference_mode()
 def _sampled(denoise: Callable[[Canvas], Prediction], given: Tensor, sampling: SamplingDefaults, temperature: float,
              seed: int) -> Tensor:
-    canvas = text_canvas(given, NEW_TOKENS)
+    canvas = text_canvas(given, NEW_TOKENS, onward=bool(sampling.block))
     steps = max(1, round(NEW_TOKENS * sampling.steps_per_token))
     rng = torch.Generator().manual_seed(seed)
-    for state in SAMPLERS[sampling.sampler](denoise, canvas, LogLinear(), steps, rng, temperature=temperature):
+    sample = sampler_of(sampling, tail=False)
+    for state in sample(denoise, canvas, LogLinear(), steps, rng, temperature=temperature):
         canvas = state
     return canvas.segments[0].x[:, given.shape[1]:]
 

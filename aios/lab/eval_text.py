@@ -126,17 +126,24 @@ class Nano:
     def rows(self) -> list[Row]:
         """All rows, quick ones first."""
         from aios.lab.text_model import DRAWS, nats, rate
+        from aios.training.objective import Masked
 
         self.options.progress("held-out text", 0.25)
-        mine = rate(self.windows, [nats(self.model.network, one, self.options.seed) for one in self.windows])
+        asked, seed = self.model.asked, self.options.seed
+        mine = rate(self.windows, [nats(self.model.network, one, seed, asked) for one in self.windows])
+        kind = f"an upper bound, {DRAWS} maskings of each"
+        if asked.exact:
+            whole = rate(self.windows, [nats(self.model.network, one, seed, Masked()) for one in self.windows])
+            kind = ("the likelihood of what it writes in blocks, in their order; by masked diffusion over the whole "
+                    f"window the upper bound is {whole.value:.4f}")
         tokens = sum(len(one.first) * one.length for one in self.windows)
         caution = "" if self.model.frozen_vocabulary else (
             "; trained on another split, which may have held some of this text")
         found = [
             shape("nano_heldout_bits_per_byte", mine.value, n=sum(len(one.first) for one in self.windows),
                   interval=mine.interval(self.options.seed), reason=(
-                      f"an upper bound; {self.model.record.name}, {tokens} tokens, {DRAWS} maskings of each, "
-                      f"standard error {mine.resampled(self.options.seed).std():.4f}{caution}; {mine.told()}")),
+                      f"{kind}; {self.model.record.name}, {tokens} tokens, standard error "
+                      f"{mine.resampled(self.options.seed).std():.4f}{caution}; {mine.told()}")),
             self._share(), self._zstd(), *self._twin(mine), self._int4(), self._through_daemon()]
         if self.options.quick:
             return found + [self._earlier(metric, "only a full run measures it: aios eval text") for metric in SLOW]
@@ -183,7 +190,7 @@ class Nano:
         twin = rate(self.windows, [nats(network, one, self.options.seed, Autoregressive()) for one in self.windows])
         ratio = mine.interval(self.options.seed, over=twin)
         return [shape(metric, twin.value, interval=twin.interval(self.options.seed), reason=(
-            f"a likelihood, of the same windows; run {folder.name}; the bound of {self.model.record.name} is "
+            f"a likelihood, of the same windows; run {folder.name}; the figure of {self.model.record.name} is "
             f"{mine.value / twin.value:.3f} times as high (95%: {ratio[0]:.3f} to {ratio[1]:.3f}); {twin.told()}"))]
 
     def _int4(self) -> Row:
@@ -198,7 +205,7 @@ class Nano:
         exact, packed, how = networks
         chosen = self.model.windows(self.documents, INT4_WINDOWS_QUICK if self.options.quick else INT4_WINDOWS,
                                     self.options.seed)
-        value, interval = int4_bound.increase(exact, packed, chosen, self.options.seed)
+        value, interval = int4_bound.increase(exact, packed, chosen, self.options.seed, self.model.asked)
         return shape(metric, value, interval=interval, n=sum(len(one.first) for one in chosen), reason=how)
 
     def _through_daemon(self) -> Row:
@@ -246,7 +253,7 @@ class Nano:
         return [
             shape("nano_vs_5gram", mine.value / floor.value,
                   interval=mine.interval(self.options.seed, over=floor), n=count, reason=(
-                      "bound over the likelihood of interpolated modified Kneser-Ney on "
+                      "over the likelihood of interpolated modified Kneser-Ney on "
                       f"{sum(map(len, trained.train))} training tokens, the same windows; floor: {floor.told()}")),
             shape("ngram5_bits_per_byte", floor.value, interval=floor.interval(self.options.seed),
                   reason="a likelihood, of the same windows")]

@@ -21,6 +21,8 @@ from aios.store.quant import ArrowQuant
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from aios.training.objective import Objective
+
 RECIPE: Final = Recipe(form=Format(bits=4, group_size=64), method="gptq")     # of `aios models quantize`
 PLANS: Final = ("nano-cpu", "nano")
 ERROR_MAX: Final = 0.4      # ||W - Q|| / ||W|| of a matrix and its own INT4 is about 0.1, of unrelated ones 1.4
@@ -70,10 +72,10 @@ def _same(model: TextModel, folder: Path) -> bool:
     return True
 
 
-def increase(exact: TextScoreNetwork, packed: TextScoreNetwork, windows: Sequence[Windows],
-             seed: int) -> tuple[float, tuple[float, float]]:
+def increase(exact: TextScoreNetwork, packed: TextScoreNetwork, windows: Sequence[Windows], seed: int,
+             asked: Objective) -> tuple[float, tuple[float, float]]:
     """By how many percent the bound of the mixture is higher, and a 95 % interval over windows."""
-    before, after = (rate(windows, [nats(network, one, seed) for one in windows])
+    before, after = (rate(windows, [nats(network, one, seed, asked) for one in windows])
                      for network in (exact, packed))
     low, high = after.interval(seed, over=before)
     return 100 * (after.value / before.value - 1), (100 * (low - 1), 100 * (high - 1))

@@ -40,8 +40,8 @@ DRAWS: Final = 4
 STEPS, STEPS_QUICK = 300, 100
 ERRORS: Final = 4.0             # standard errors: of ten correct figures, one is further off in 3,000 runs
 SHAPE: Final = TransformerConfig.of(16, 2, head_dim=8, time_conditioning=False)
-OBJECTIVES: Final[Mapping[str, Mapping[str, float]]] = {      # label -> options of the loop
-    "ar": {}, "masked": {}, "entropic": {}, "block": {}, "block onward": {"onward": 0.5, "beside": 1.0}}
+OBJECTIVES: Final[Mapping[str, tuple[float, float]]] = {      # label -> onward and beside of block diffusion
+    "ar": (0.0, 0.0), "masked": (0.0, 0.0), "entropic": (0.0, 0.0), "block": (0.0, 0.0), "block onward": (0.5, 1.0)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,11 +157,12 @@ def trained(label: str, ids: np.ndarray, folder: Path, steps: int) -> tuple[Text
     from aios.training.data import Corpus, Stream
     from aios.training.loop import LoopConfig, Training
 
-    name = label.split()[0]
+    name, (onward, beside) = label.split()[0], OBJECTIVES[label]
     stream = Stream(tokens=ids.reshape(-1).astype(np.uint16), starts=np.arange(len(ids)) * LENGTH, bytes=ids.size)
     corpus = Corpus(train={"chain": stream}, held_out={"chain": stream}, weights={"chain": 1.0})
     config = LoopConfig(seed=1, steps=steps, batch_tokens=512, lengths=(LENGTH,), objectives={name: 1.0}, block=BLOCK,
-                        **OBJECTIVES[label], compile=False, warmup_steps=5, precision="f32", device="cpu", evaluations=1)
+                        onward=onward, beside=beside, compile=False, warmup_steps=5, precision="f32", device="cpu",
+                        evaluations=1)
     torch.manual_seed(1)
     network = TextScoreNetwork(SHAPE, SPECIAL + STATES, never=tuple(range(SPECIAL)))
     folder.mkdir(parents=True)
@@ -176,13 +177,14 @@ Measure = Callable[[int, int], float]      # first and last row -> nats per toke
 
 def measures(network: TextScoreNetwork, asked: Objective, fresh: Tensor) -> list[tuple[str, Measure]]:
     """Every figure that is reported of an objective, as a function of which sequences."""
-    from aios.training.objective import BlockDiffusion, bound, left_to_right_loss
+    from aios.training.objective import BlockDiffusion, LeftToRight, bound
 
-    found: list[tuple[str, Measure]] = [(asked.name, lambda begin, end: bound(
-        network, asked, fresh[begin:end], draws=DRAWS, seed=begin, rows=GROUP_ROWS))]
+    def measure(told: Objective) -> Measure:
+        return lambda begin, end: bound(network, told, fresh[begin:end], draws=DRAWS, seed=begin, rows=GROUP_ROWS)
+
+    found = [(asked.name, measure(asked))]
     if isinstance(asked, BlockDiffusion):
-        found.append((f"{asked.name} left to right", lambda begin, end: left_to_right_loss(
-            network, asked, fresh[begin:end], rows=GROUP_ROWS)))
+        found.append((f"{asked.name} left to right", measure(LeftToRight(block=asked.block))))
     return found
 
 

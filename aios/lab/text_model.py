@@ -22,7 +22,7 @@ from aios.lab.statistics import CONFIDENCE, RESAMPLES, Floats
 from aios.model.score_network import TextScoreNetwork
 from aios.store import models
 from aios.store.record import SPEC, TOKENIZER, ModelRecord, read_spec
-from aios.training.objective import Masked, Objective, bound
+from aios.training.objective import Objective, bound, measured_by
 from aios.training.vocabulary import SIZES, file_sha256, vocabulary_path
 
 WINDOW_TOKENS: Final = 256      # or the model's context, where that is shorter
@@ -85,6 +85,11 @@ class TextModel:
         """How it writes when nobody says."""
         return SamplingDefaults(**self.spec["aios"]["sampling"])
 
+    @property
+    def asked(self) -> Objective:
+        """What its text is measured by: the likelihood in the order in which it writes blocks, else the bound."""
+        return measured_by(self.sampling)
+
     @cached_property
     def vocabulary_sha256(self) -> str:
         """Of its tokenizer's file."""
@@ -112,10 +117,9 @@ class TextModel:
         return backbone / sum(sizes.values())
 
 
-def nats(network: TextScoreNetwork, windows: Windows, seed: int, asked: Objective | None = None) -> Floats:
+def nats(network: TextScoreNetwork, windows: Windows, seed: int, asked: Objective) -> Floats:
     """The bound on -log p of every window in nats; the same seed hides the same tokens."""
     found = np.empty(len(windows.first))
-    asked = asked or Masked()
     for at, ids in enumerate(windows.ids):
         # The rows of one batch share the levels of noise out among themselves: here, of one window.
         rows = ids.expand(1 if asked.exact else DRAWS, -1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aios.contracts import Modality, PackedTensor
 from aios.errors import ModelCorrupt, UnknownArchitecture
-from aios.model.cache import AttentionMask
+from aios.model.cache import AttentionMask, KeyValueCache
 from aios.model.config import TransformerConfig
 from aios.model.heads import TextHead
 from aios.model.loading import load_frozen, unfilled
@@ -61,15 +61,16 @@ class TextScoreNetwork(nn.Module):
         positions: Int[Tensor, "b s"] | None = None,
         padding: Bool[Tensor, "b s"] | None = None,
         mask: AttentionMask | None = None,
+        cache: KeyValueCache | None = None,
         modality: Modality = Modality.TEXT,
     ) -> Float[Tensor, "b s d"]:
         """Return the backbone's hidden states; `padding` is True at tokens that do not exist.
 
-        A given `mask` stands in for the attention of the configuration.
+        A given `mask` stands in for the attention of the configuration; a given `cache` is extended.
         """
         states: Tensor = self.backbone(
             self.head.embed(ids), modality=torch.full_like(ids, modality), t=t, positions=positions, padding=padding,
-            mask=mask,
+            mask=mask, cache=cache,
         )  # fmt: skip
         return states
 

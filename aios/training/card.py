@@ -17,6 +17,7 @@ from aios.contracts import SamplingDefaults
 from aios.errors import BadInput
 from aios.model.score_network import TextScoreNetwork
 from aios.training.curves import PICTURE
+from aios.training.objective import measured_by
 from aios.training.runner import last_rows
 from aios.training.samples import write
 from aios.training.vocabulary import EOT_ID
@@ -59,7 +60,8 @@ _CARD = """# {name}
 A masked-diffusion language model of {parameters:,} parameters for {modalities}, trained from scratch. It fills any
 part of a text that is hidden: it continues, and it writes between a given head and a given tail.
 
-- Network: `SharedTransformer`, {layers} layers of width {width}, bidirectional; tied embeddings of {vocab:,} tokens.
+- Network: `SharedTransformer`, {layers} layers of width {width}; tied embeddings of {vocab:,} tokens. It reads a text
+  with a gap in both directions{blocks}.
 - Process: absorbing (MDLM), log-linear schedule; {never} reserved ids are never written.
 - Window: {length_max} tokens. `<|eot|>` ends a document.{code}
 - Default sampling: {sampler}, temperature {temperature:g}, denoising steps per new token: {steps_per_token:g},
@@ -84,15 +86,15 @@ Documents were split by a hash of their names before training; validation and te
 {steps:,} steps, {tokens:,} tokens, {hours:.2f} hours of wall time with pauses, on {machine}; seed {seed}, plan
 `{plan}` ({objectives}): `aios train run {plan}`.
 
-## Bound on validation text
-Upper bound on -log p, on windows of 128 tokens, in full precision (before) and with the weights as they lie here
-(after); both saw the same maskings.
+## Validation text
+{measure} on windows of 128 tokens, in full precision (before) and with the weights as they lie here
+(after), both in the same way.
 
 | source | nats per token before | after | bits per byte before | after |
 |---|---|---|---|---|
 {bounds}
 
-The bound of the training mixture changes by {increase:+.2f} %.
+The figure of the training mixture changes by {increase:+.2f} %.
 
 During training (mixture, nats per token, moving average):
 
@@ -198,6 +200,9 @@ def model_card(facts: Facts) -> str:
         never=int(facts.network.get_buffer("excluded").sum()),
         length_max=max(loop["lengths"]),
         code=" `<|code|>` begins a file of code." if "code" in facts.modalities else "",
+        blocks=f", and writes on in blocks of {sampling.block}, each behind its clean past" if sampling.block else "",
+        measure=("-log p of the text in the order of its blocks, a likelihood," if measured_by(sampling).exact
+                 else "Upper bound on -log p,"),
         sampler=sampling.sampler,
         temperature=sampling.temperature,
         steps_per_token=sampling.steps_per_token,

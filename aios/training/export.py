@@ -31,17 +31,20 @@ from aios.training.card import Facts, model_card, strictest
 from aios.training.checkpoints import read_tensors
 from aios.training.curves import PICTURE, draw_curves
 from aios.training.data import Corpus, open_corpus
-from aios.training.objective import Masked, bound
+from aios.training.objective import Objective, bound, measured_by
 from aios.training.vocabulary import EOT_ID, MASK_ID, UNWRITTEN
 
 CARD: Final = "README.md"
 CODE_BEGINS: Final = "<|code|>"         # the token before every file of code
+# The tokens with which turns begin.
+ROLES: Final[Mapping[str, str]] = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>",
+                                   "tool": "<|result|>"}
 BOUND_ROWS, BOUND_DRAWS = 192, 2        # of each source: about 25,000 tokens, and maskings of each window
 BOUND_LENGTH: Final = 128
 CALIBRATION_SEED, CALIBRATION_ROWS = 20_021, 128    # of training windows, which the finest matrix sees 16,000 tokens of
 CALIBRATION_BATCH_ROWS: Final = 16
 PICTURE_BYTES_MAX: Final = 256 << 10    # a larger one has no place in a package
-SAMPLING: Final = SamplingDefaults(sampler="ancestral", steps_per_token=1.0, temperature=0.8, length=64)
+PLAIN: Final = SamplingDefaults(sampler="ancestral", steps_per_token=1.0, temperature=0.8, length=64)
 
 # config.json, averaged weights, token batches as the network sees them in training -> the weights to store
 Pack = Callable[[Mapping[str, Any], Mapping[str, Tensor], Sequence[Tensor]], Mapping[str, Tensor | PackedTensor]]
@@ -85,6 +88,21 @@ class Trained:
         coded = any(len(stream.tokens) and int(stream.tokens[0]) == code for stream in self.corpus.train.values())
         return ("text", "code") if coded else ("text",)
 
+    @property
+    def block(self) -> int:
+        """Tokens of the blocks that it learned to write one after another; 0 if it did not."""
+        loop = self.settings["loop"]
+        return int(loop["block"]) if "block" in loop["objectives"] else 0
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """The ids of the tokens with which turns begin, by role, where a source has conversations; else none."""
+        ids = {role: self.token(name) for role, name in ROLES.items()}
+        streams = [stream.tokens for stream in self.corpus.train.values()]
+        used = {role: token for role, token in ids.items()
+                if token is not None and any(bool((tokens == token).any()) for tokens in streams)}
+        return used if {"user", "assistant"} <= used.keys() else {}
+
     def token(self, name: str) -> int | None:
         """The id of a reserved token, None where the vocabulary lacks it."""
         found: int | None = Tokenizer.from_file(str(self.tokenizer)).token_to_id(name)
@@ -95,6 +113,8 @@ class Trained:
         tokens: dict[str, Any] = {"mask": MASK_ID, "eot": EOT_ID, "never": list(UNWRITTEN)}
         if "code" in self.modalities:
             tokens["code"] = self.token(CODE_BEGINS)
+        if roles := self.roles:
+            tokens["roles"] = roles
         return {
             "model_type": ARCHITECTURE,
             "aios": {"kind": "diffusion", "modalities": list(self.modalities), "process": "absorbing",
@@ -105,13 +125,13 @@ class Trained:
             "tokens": tokens,
         }
 
-    def network(self, sampling: SamplingDefaults = SAMPLING) -> TextScoreNetwork:
+    def network(self, sampling: SamplingDefaults = PLAIN) -> TextScoreNetwork:
         """The network as it was trained, in f32, for inference."""
         return TextScoreNetwork.open(self.specification(sampling), self.tensors)
 
-    def bounds(self, network: TextScoreNetwork) -> dict[str, float]:
-        """The masked bound on -log p of every validation source in nats per token; the same maskings every time."""
-        return {source: bound(network, Masked(), self.corpus.held_out_windows(
+    def bounds(self, network: TextScoreNetwork, asked: Objective) -> dict[str, float]:
+        """-log p of every validation source in nats per token, as `asked` measures it, the same every time."""
+        return {source: bound(network, asked, self.corpus.held_out_windows(
             source, rows=BOUND_ROWS, length=BOUND_LENGTH), draws=BOUND_DRAWS) for source in self.corpus.held_out}
 
     def mixture(self, bounds: Mapping[str, float]) -> float:
@@ -157,7 +177,8 @@ def export(trained: Trained, folder: Path, *, sampling: SamplingDefaults, pack: 
     spec = trained.specification(sampling)
     stored = pack(spec, trained.tensors, trained.calibration())
     network = TextScoreNetwork.open(spec, stored)
-    before, after = trained.bounds(trained.network(sampling)), trained.bounds(network)
+    asked = measured_by(sampling)
+    before, after = trained.bounds(trained.network(sampling), asked), trained.bounds(network, asked)
     bytes_stored = sum(tensor.nbytes for tensor in stored.values())
     card = model_card(Facts(
         name=folder.name, network=network, tokenizer=Tokenizer.from_file(str(trained.tokenizer)), sampling=sampling,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from aios.contracts import SamplingDefaults
 from aios.model.score_network import TextScoreNetwork
 from aios.training.checkpoints import write_json
 from aios.training.data import Corpus
-from aios.training.export import SAMPLING
+from aios.training.export import PLAIN, Trained
 from aios.training.samples import write
 
 FILE: Final = "sampling.json"
@@ -33,11 +33,18 @@ JUDGE_TOKENS = (
 JUDGE_SHARES = (0.1, 0.35, 0.55)  # of unigram, bigram and trigram in the judge's mixture
 ENTROPY_TOLERANCE_NATS = 0.1
 ROWS = 48
-CANDIDATES = tuple(
-    SamplingDefaults(sampler=sampler, steps_per_token=steps_per_token, temperature=temperature, length=64)
-    for sampler, steps_per_token in (("ancestral", 1.0), ("ancestral", 0.5), ("confidence", 0.5), ("entropy", 0.5))
-    for temperature in (0.9, 0.8, 0.7)
-)
+WHOLE = (("ancestral", 1.0), ("ancestral", 0.5), ("confidence", 0.5), ("entropy", 0.5))
+BLOCKS = (("left_to_right", 1.0), ("ancestral", 1.0), ("left_to_right", 0.5))
+TEMPERATURES = (1.0, 0.9, 0.8, 0.7)
+INFILL: Final = "confidence"        # of a model that writes blocks: a gap is filled with both sides in sight
+
+
+def candidates(block: int) -> tuple[SamplingDefaults, ...]:
+    """The settings to choose from, for a model that learned blocks of this many tokens, or whole rows (0)."""
+    return tuple(
+        SamplingDefaults(sampler=sampler, steps_per_token=steps_per_token, temperature=temperature, length=64,
+                         block=block, infill_sampler=INFILL if block else None)
+        for sampler, steps_per_token in (BLOCKS if block else WHOLE) for temperature in TEMPERATURES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +139,11 @@ def keep(run: Path, sampling: SamplingDefaults) -> None:
     write_json(asdict(sampling), run / FILE)
 
 
-def chosen(run: Path) -> SamplingDefaults:
+def chosen(trained: Trained) -> SamplingDefaults:
     """The sampler that was kept for a run, else a plain one."""
     try:
-        told: dict[str, Any] = json.loads((run / FILE).read_text(encoding="utf-8"))
+        told: dict[str, Any] = json.loads((trained.folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return SAMPLING
+        return PLAIN if not trained.block else replace(
+            PLAIN, sampler="left_to_right", block=trained.block, infill_sampler=INFILL)
     return msgspec.convert(told, SamplingDefaults)

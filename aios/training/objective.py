@@ -7,7 +7,7 @@ that the same numbers train, compare and add up over slices of a batch on severa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from aios.contracts import SamplingDefaults
 from aios.diffusion.processes import Hidden, hide
 from aios.diffusion.schedules import MaskingProfile
 from aios.model.cache import AttentionMask
@@ -217,19 +218,39 @@ class BlockDiffusion:
         return Batch(inputs=inputs, targets=torch.cat((ids, ids.roll(-1, dims=1)), dim=1),
                      where=torch.cat((where, follows), dim=1), weights=torch.cat((weights, added), dim=1))
 
-    def left_to_right(self, ids: Int[Tensor, "b s"]) -> Iterator[Batch]:
-        """Yield what asks for every token once, behind the known ones of its block and before the hidden ones."""
-        place = (torch.arange(ids.shape[1]) % self.block).expand_as(ids)
-        for now in range(self.block):
-            where = place == now
-            noisy = ids.masked_fill(place >= now, MASK_ID)
-            yield Batch(inputs=torch.cat((noisy, ids), dim=1), targets=ids, where=where,
-                        weights=where.float() / ids.numel())
-
     def reader(self, network: TextScoreNetwork, length: int, device: torch.device) -> Read:
         mask = AttentionMask(allowed=block_table(length, self.block).to(device)[None, None])
         positions = torch.arange(length, device=device).repeat(2)
         return lambda ids: network.hidden(ids, mask=mask, positions=positions.expand(len(ids), -1))
+
+    def observe(self, batch: Batch, losses: Float[Tensor, " m"]) -> None:
+        """Nothing is learned from the losses but the weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftToRight:
+    """The likelihood of block diffusion where every block is revealed from left to right: measured, not trained.
+
+    A sampler in that order is a model of its own with this denoiser; every token is asked for once, behind the known
+    ones of its block and before the hidden ones.
+    """
+
+    block: int
+    name: str = "block_left_to_right"
+    exact: bool = True
+
+    def batch(self, ids: Int[Tensor, "b s"], rng: torch.Generator, *, training: bool) -> Batch:
+        place = (torch.arange(ids.shape[1]) % self.block).repeat(len(ids), 1)
+        noisy, where = [], []
+        for now in range(self.block):
+            noisy.append(torch.cat((ids.masked_fill(place >= now, MASK_ID), ids), dim=1))
+            where.append(place == now)
+        asked = torch.stack(where, dim=1).flatten(0, 1)   # a row's questions stand together
+        return Batch(inputs=torch.stack(noisy, dim=1).flatten(0, 1), targets=ids.repeat_interleave(self.block, dim=0),
+                     where=asked, weights=asked.float() / ids.numel())
+
+    def reader(self, network: TextScoreNetwork, length: int, device: torch.device) -> Read:
+        return BlockDiffusion(block=self.block).reader(network, length, device)
 
     def observe(self, batch: Batch, losses: Float[Tensor, " m"]) -> None:
         """Nothing is learned from the losses but the weights."""
@@ -258,7 +279,7 @@ def hidden_onward(
 
 
 def block_table(length: int, block: int) -> Bool[Tensor, "n n"]:
-    """Return who sees whom in [x_t, x_0]: noisy tokens their own block and clean ones before it, clean ones the past."""
+    """Return who sees whom in [x_t, x_0]: noisy tokens their block and clean ones before it, clean ones the past."""
     index = torch.arange(length)
     own, later = index[:, None] // block, index[None, :] // block
     noisy = torch.cat((own == later, own > later), dim=1)
@@ -289,6 +310,11 @@ def objective(
     if name not in makers:
         raise ValueError(f"no objective is called {name!r}; there are {', '.join(makers)}")
     return makers[name]()
+
+
+def measured_by(sampling: SamplingDefaults) -> Objective:
+    """Return what a model's text is measured by: the likelihood in the order of its blocks, else the masked bound."""
+    return LeftToRight(block=sampling.block) if sampling.block else Masked()
 
 
 def editable_spans(rows: int, length: int, rng: torch.Generator) -> Bool[Tensor, "b s"]:
@@ -344,30 +370,13 @@ def bound(
     """
     rng = torch.Generator().manual_seed(seed)
     draws = 1 if asked.exact else draws
-    batches = (asked.batch(windows, rng, training=False) for _ in range(draws))
-    return _summed(network, asked, windows, batches, rows) / draws
-
-
-@torch.inference_mode()
-def left_to_right_loss(
-    network: TextScoreNetwork, asked: BlockDiffusion, windows: Int[Tensor, "b s"], *, rows: int = BOUND_BATCH_ROWS
-) -> float:
-    """Return -log p(window) in nats per token where every block is revealed from left to right.
-
-    A sampler in that order is a model of its own with this denoiser, and this is its likelihood, no bound.
-    """
-    return _summed(network, asked, windows, asked.left_to_right(windows), rows)
-
-
-def _summed(network: TextScoreNetwork, asked: Objective, windows: Int[Tensor, "b s"], batches: Iterable[Batch],
-            rows: int) -> float:
     device = next(network.parameters()).device
     read = asked.reader(network, windows.shape[1], device)
     total = torch.zeros((), dtype=torch.float64)
-    for batch in batches:
-        for piece in batch.split(rows):
+    for _ in range(draws):
+        for piece in asked.batch(windows, rng, training=False).split(rows):
             total += weighted_loss(network, read, piece.to(device)).double().cpu()
-    return float(total)
+    return float(total) / draws
 
 
 def held_out_bound(

@@ -9,13 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from aios.errors import BadInput
 from aios.model.score_network import TextScoreNetwork
@@ -25,7 +23,7 @@ from aios.training.curves import draw_curves
 from aios.training.data import Corpus, open_corpus
 from aios.training.distributed import Group
 from aios.training.loop import Training
-from aios.training.objective import BlockDiffusion, bound, left_to_right_loss
+from aios.training.objective import BlockDiffusion, LeftToRight, Objective, bound
 from aios.training.plans import Plan, Run, result, settings
 from aios.training.vocabulary import UNWRITTEN
 
@@ -124,16 +122,16 @@ def finish(training: Training, folder: Path, data: Path) -> dict[str, Any]:
     tensors, state = read_tensors(folder / "best.safetensors")
     training.network.load_state_dict(tensors)
     config, corpus = training.config, training.corpus
-    measured: dict[str, tuple[bool, Callable[[Tensor], float]]] = {}
+    measured: dict[str, Objective] = dict(training.objectives)
     for name, asked in training.objectives.items():
-        measured[name] = asked.exact, partial(bound, training.network, asked, draws=FINAL_DRAWS)
         if isinstance(asked, BlockDiffusion):
-            measured[f"{name}_left_to_right"] = True, partial(left_to_right_loss, training.network, asked)
+            measured[f"{name}_left_to_right"] = LeftToRight(block=asked.block)
     windows = {source: corpus.held_out_windows(source, rows=FINAL_ROWS, length=config.evaluate_length)
                for source in corpus.held_out}
     bounds: dict[str, dict[str, Any]] = {
-        name: {"exact": exact, "nats_per_token": {source: loss(ids) for source, ids in windows.items()}}
-        for name, (exact, loss) in measured.items()}
+        name: {"exact": asked.exact, "nats_per_token": {
+            source: bound(training.network, asked, ids, draws=FINAL_DRAWS) for source, ids in windows.items()}}
+        for name, asked in measured.items()}
     for told in bounds.values():
         told["mixture"] = sum(told["nats_per_token"][name] * weight for name, weight in corpus.weights.items())
     written = {

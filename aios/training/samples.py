@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from aios.contracts import Canvas, Logits, Modality, Prediction, Sampler, SamplingDefaults, Segment
-from aios.diffusion.samplers import SAMPLERS
+from aios.contracts import Canvas, Modality, Sampler, SamplingDefaults, Segment
+from aios.diffusion.samplers import SAMPLERS, in_blocks
 from aios.diffusion.schedules import LogLinear
+from aios.model.denoiser import Past, TextDenoiser
 from aios.model.score_network import TextScoreNetwork
 from aios.training.vocabulary import EOT_ID, MASK_ID
 
 
-def text_canvas(given: Int[Tensor, "b p"], length: int, tail: Int[Tensor, "b q"] | None = None) -> Canvas:
+def text_canvas(
+    given: Int[Tensor, "b p"], length: int, tail: Int[Tensor, "b q"] | None = None, *, onward: bool = False
+) -> Canvas:
     """Return a canvas of the `given` tokens, fixed, `length` masked ones behind them, and a fixed `tail`."""
     rows, prompt = given.shape
     tail = given[:, :0] if tail is None else tail
@@ -29,20 +30,19 @@ def text_canvas(given: Int[Tensor, "b p"], length: int, tail: Int[Tensor, "b q"]
         editable=editable,
         positions=index.expand_as(x).unsqueeze(-1),
         mask_id=MASK_ID,
+        onward=onward,
+        end_ids=(EOT_ID,),
+        memo=Past(),
     )
     return Canvas(segments=(segment,))
 
 
-def denoiser(network: TextScoreNetwork) -> Callable[[Canvas], Prediction]:
-    """Return the network as samplers see it: one text segment in, logits out; before a tail no text ends."""
-
-    def denoise(canvas: Canvas) -> Prediction:
-        (segment,) = canvas.segments
-        values = network(segment.x, t=segment.t)
-        values[:, :, EOT_ID].masked_fill_(~segment.editable[:, -1:], -torch.inf)
-        return Prediction(segments=(Logits(values=values),))
-
-    return denoise
+def sampler_of(sampling: SamplingDefaults, *, tail: bool) -> Sampler:
+    """Return the sampler of these settings, for a canvas with or without a given tail."""
+    if tail:
+        return SAMPLERS[sampling.infill_sampler or sampling.sampler]
+    sampler = SAMPLERS[sampling.sampler]
+    return in_blocks(sampler, sampling.block) if sampling.block else sampler
 
 
 @torch.inference_mode()
@@ -55,13 +55,14 @@ def write(
     tail: Int[Tensor, "b q"] | None = None,
 ) -> tuple[Int[Tensor, "b s"], int]:
     """Return `sampling.length` new tokens behind each row of `given`, before `tail`, and how often the network ran."""
-    sampler: Sampler = SAMPLERS[sampling.sampler]
+    tailed = tail is not None and tail.shape[1] > 0
     rng = torch.Generator().manual_seed(seed)
-    canvas = text_canvas(given, sampling.length, tail)
+    canvas = text_canvas(given, sampling.length, tail, onward=bool(sampling.block) and not tailed)
     steps = max(1, round(sampling.length * sampling.steps_per_token))
     calls = 0
-    states = sampler(denoiser(network), canvas, LogLinear(), steps, rng, temperature=sampling.temperature)
-    for state in states:
+    sample = sampler_of(sampling, tail=tailed)
+    denoise = TextDenoiser(network, end_id=EOT_ID)
+    for state in sample(denoise, canvas, LogLinear(), steps, rng, temperature=sampling.temperature):
         canvas, calls = state, calls + 1
     begin = given.shape[1]
     return canvas.segments[0].x[:, begin : begin + sampling.length], calls

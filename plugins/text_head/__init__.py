@@ -32,6 +32,7 @@ from aios.diffusion.schedules import LogLinear
 from aios.errors import BadInput, ModelCorrupt, ModelError
 from aios.hookspecs import hookimpl
 from aios.messages import Diffuse, Infill, Part
+from aios.model.denoiser import Past, TextDenoiser
 from aios.model.score_network import TextScoreNetwork
 
 GIVEN_TOKENS_MIN = 16     # with less of its prompt in sight the model does not continue anything
@@ -62,7 +63,7 @@ class OpenTextHead:
         settings = Settings.read(model.spec)
         self.mask_id, self.eot_id, self.length_max = settings.mask_id, settings.eot_id, settings.length_max
         self.defaults, self.modalities, self.code_id = settings.sampling, settings.modalities, settings.code_id
-        self.knows_code = self.network.knows(Modality.CODE)
+        self._read = TextDenoiser(self.network, end_id=self.eot_id)
 
     def encode(self, request: Diffuse | Infill, length: int) -> tuple[Canvas, Condition]:
         """The canvas to start from, with `length` new tokens.
@@ -93,17 +94,9 @@ class OpenTextHead:
 
     def denoiser(self, canvas: Canvas, condition: Condition, adapters: Sequence[Adapter] = ()) -> Prediction:
         """Logits of the clean tokens at masked positions; rows of other positions are zero and mean nothing."""
-        [segment] = canvas.segments
         if adapters:
             raise BadInput("the text head wears no cards yet", remedy="ask without cards")
-        modality = segment.modality if self.knows_code else Modality.TEXT
-        hidden = self.network.hidden(segment.x, t=segment.t, positions=segment.positions[..., 0], modality=modality)
-        masked = segment.masked
-        values = hidden.new_zeros(*segment.x.shape, self.network.head.vocab_size)
-        values[masked] = self.network.logits(hidden[masked])
-        # Before a given tail the text cannot end.
-        values[:, :, self.eot_id].masked_fill_(~segment.editable[:, -1:], -torch.inf)
-        return Prediction(segments=(Logits(values=values),))
+        return self._read(canvas)
 
     def project(self, hidden: Tensor) -> Logits:
         """Hidden states (b, s, d) as logits (b, s, v); tokens that are never written have probability 0."""
@@ -136,7 +129,8 @@ class OpenTextHead:
         positions = torch.arange(ids.shape[1])
         editable = ((positions >= len(head)) & (positions < len(head) + length))[None]
         return Segment(modality=modality, x=ids, t=editable.float(), editable=editable,
-                       positions=positions[None, :, None], mask_id=self.mask_id)
+                       positions=positions[None, :, None], mask_id=self.mask_id,
+                       onward=bool(self.defaults.block) and not tail, end_ids=(self.eot_id,), memo=Past())
 
     def _written(self, canvas: Canvas) -> list[int]:
         [segment] = canvas.segments
@@ -179,6 +173,8 @@ class Settings:
             named = {settings.mask_id, settings.eot_id, settings.code_id or 0}
             if not all(0 <= token < int(spec["vocab_size"]) for token in named) or settings.length_max <= 0:
                 raise ValueError("a token or length is out of range")
+            if not 0 <= int(settings.sampling.block) <= settings.length_max:
+                raise ValueError("a block has between 0 tokens and those of the canvas")
             if not settings.modalities or not set(settings.modalities) <= {"text", "code"}:
                 raise ValueError("its modalities are not text and code")
         except (KeyError, TypeError, ValueError, AttributeError) as error:

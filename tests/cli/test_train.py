@@ -73,7 +73,8 @@ def test_from_recipe_to_recorded_runs_and_a_model(run: Run, tales: Path, monkeyp
     from aios.training import card, judge
 
     monkeypatch.setattr(card, "SAMPLE_SEEDS", range(1))
-    monkeypatch.setattr(judge, "CANDIDATES", judge.CANDIDATES[:1])
+    monkeypatch.setattr(judge, "TEMPERATURES", judge.TEMPERATURES[:1])
+    monkeypatch.setattr(judge, "WHOLE", judge.WHOLE[:1])
     monkeypatch.setattr(judge, "JUDGE_TOKENS", 10_000)
     built = run("train", "data", "build", str(tales / "tales.toml"), "--data", str(tales), "--out",
                 str(tales / "built"), "--json")

@@ -81,7 +81,7 @@ def total_variation(x: torch.Tensor) -> float:
 
 
 # Ancestral sampling is exact in the limit of many steps, the others at one position a step.
-EXACT_STEPS = {"ancestral": 100, "confidence": LENGTH, "entropy": LENGTH}
+EXACT_STEPS = {"ancestral": 100, "confidence": LENGTH, "entropy": LENGTH, "left_to_right": LENGTH}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -118,7 +118,7 @@ def write_runs(root: Path) -> Ledger:
         torch.manual_seed(number)
         network = TextScoreNetwork(SHAPE, size, never=UNWRITTEN)
         write_tensors(network.state_dict(), folder / "best.safetensors", {"step": 1})
-        config: dict[str, Any] = {"network": asdict(SHAPE), "vocab_size": size, "loop": {"block": 4}}
+        config: dict[str, Any] = {"network": asdict(SHAPE), "vocab_size": size, "loop": {"block": 4, "onward": 0.5}}
         (folder / "config.json").write_text(json.dumps(config))
         book.append(entry(name, data=data_sha256(data), sha=file_sha256(folder / "best.safetensors")))
     return book

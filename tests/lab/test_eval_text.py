@@ -31,6 +31,7 @@ from aios.store.weights import WeightWriter
 from aios.training.build import stream_sha256
 from aios.training.checkpoints import write_tensors
 from aios.training.data import Stream, save_stream
+from aios.training.objective import Masked
 from aios.training.vocabulary import EOT_ID, UNWRITTEN, file_sha256, vocabulary_path
 from tests.engine.conftest import write_language_model
 
@@ -207,6 +208,6 @@ def test_a_model_shipped_in_four_bits_is_compared_with_the_run_it_was_made_from(
     found = int4_bound.pair(model, roots)
     assert found is not None and "run b" in found[2], "weights of another run are not what it was made from"
     windows = model.windows(heldout.read(), 3, 1)
-    value, (low, high) = int4_bound.increase(found[0], found[1], windows, 1)
+    value, (low, high) = int4_bound.increase(found[0], found[1], windows, 1, Masked())
     assert low <= value <= high and abs(value) < 5
-    assert int4_bound.increase(found[0], found[0], windows, 1)[0] == 0.0
+    assert int4_bound.increase(found[0], found[0], windows, 1, Masked())[0] == 0.0

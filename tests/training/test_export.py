@@ -16,13 +16,14 @@ from aios.model.config import TransformerConfig
 from aios.model.score_network import TextScoreNetwork
 from aios.store.record import TENSORS, read_record, verify
 from aios.store.weights import WeightLoader
-from aios.training import card, judge
+from aios.training import card
 from aios.training.build import build
 from aios.training.card import strictest
 from aios.training.data import Corpus
 from aios.training.distributed import Group
-from aios.training.export import Trained, export, halved
-from aios.training.judge import Judged, TrigramJudge, best, chosen, compare, histogram_entropy, keep
+from aios.training.export import PLAIN, Trained, export, halved
+from aios.training.judge import Judged, TrigramJudge, best, candidates, chosen, compare, histogram_entropy, keep
+from aios.training.objective import LeftToRight, measured_by
 from aios.training.plans import Plan, read_plan
 from aios.training.recipes.catalogue import Origin
 from aios.training.recipes.mixtures import read_mixture
@@ -64,6 +65,11 @@ device = "cpu"
 precision = "f32"
 [arms.spans]
 objectives = { spans = 1.0 }
+[arms.blocks]
+objectives = { block = 0.5, spans = 0.5 }
+block = 2
+onward = 0.5
+beside = 1.0
 [arms.ar]
 objectives = { ar = 1.0 }
 """
@@ -101,8 +107,8 @@ def plan(root: Path) -> Plan:
     return read_plan(str(root / "tiny.toml"))
 
 
-def opened(root: Path) -> Trained:
-    return Trained.open(root / "runs" / "spans-seed-1", root / "data")
+def opened(root: Path, run: str = "spans-seed-1") -> Trained:
+    return Trained.open(root / "runs" / run, root / "data")
 
 
 @pytest.fixture
@@ -193,6 +199,19 @@ def test_histogram_entropy_is_that_of_each_row() -> None:
     assert histogram_entropy(rows) == pytest.approx(torch.tensor(2.0).log().item() / 2)
 
 
+@pytest.mark.usefixtures("small")
+def test_a_run_that_learned_blocks_becomes_a_model_that_writes_them(trained: Path, tmp_path: Path) -> None:
+    run = opened(trained, "blocks-seed-1")
+    done = export(run, tmp_path / "text-blocks", sampling=chosen(run), pack=halved, machine="an abacus")
+    spec = json.loads((tmp_path / "text-blocks" / "config.json").read_text())
+    assert spec["aios"]["sampling"]["block"] == 2
+    asked = measured_by(chosen(run))
+    assert asked == LeftToRight(block=2)
+    assert done.before == run.bounds(run.network(), asked)
+    text = (tmp_path / "text-blocks" / "README.md").read_text()
+    assert "blocks of 2" in text and "a likelihood" in text and "Upper bound" not in text
+
+
 def test_candidates_are_compared_with_held_out_text(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aios.training.judge.JUDGE_TOKENS", 10_000)
     network = TextScoreNetwork(CONFIG, 320).eval()
@@ -202,7 +221,7 @@ def test_candidates_are_compared_with_held_out_text(corpus: Corpus, monkeypatch:
     assert 1 <= tried.calls <= 4
 
 
-def test_the_best_sampler_is_one_of_matched_entropy_and_is_kept(tmp_path: Path) -> None:
+def test_the_best_sampler_is_one_of_matched_entropy_and_is_kept(trained: Path, tmp_path: Path) -> None:
     def told(score: float, matched: bool, temperature: float | None) -> Judged:
         sampling = None if temperature is None else replace(SAMPLING, temperature=temperature)
         return Judged(sampling=sampling, judge=score, entropy=1.0, matched=matched, calls=1)
@@ -211,6 +230,10 @@ def test_the_best_sampler_is_one_of_matched_entropy_and_is_kept(tmp_path: Path) 
     winner = best(found)
     assert winner is not None and winner.temperature == 0.8
     assert best(found[:2]) is None
-    assert chosen(tmp_path) == judge.SAMPLING
+    plain, blocks = (replace(opened(trained, name), folder=tmp_path) for name in ("spans-seed-1", "blocks-seed-1"))
+    assert chosen(plain) == PLAIN
+    assert (chosen(blocks).sampler, chosen(blocks).block, chosen(blocks).infill_sampler) == (
+        "left_to_right", 2, "confidence")
+    assert {one.block for one in candidates(2)} == {2} and {one.block for one in candidates(0)} == {0}
     keep(tmp_path, winner)
-    assert chosen(tmp_path) == winner
+    assert chosen(plain) == chosen(blocks) == winner

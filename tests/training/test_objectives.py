@@ -19,11 +19,11 @@ from aios.training.loop import LoopConfig, Training
 from aios.training.objective import (
     Autoregressive,
     BlockDiffusion,
+    LeftToRight,
     Masked,
     Objective,
     block_table,
     bound,
-    left_to_right_loss,
     objective,
     weighted_loss,
 )
@@ -143,7 +143,7 @@ def test_the_bound_of_an_order_is_the_mean_over_all_orders(network: TextScoreNet
 def test_the_order_of_reading_is_the_likelihood_from_left_to_right(network: TextScoreNetwork) -> None:
     asked, rows = BlockDiffusion(block=LENGTH, onward=1.0), SEQUENCES[11].expand(6_000, LENGTH)
     assert bound(network, asked, rows, draws=2, rows=6_000) == pytest.approx(
-        left_to_right_loss(network, asked, rows[:1]), rel=0.02)
+        bound(network, LeftToRight(block=LENGTH), rows[:1]), rel=0.02)
 
 
 def test_the_clean_side_learns_the_next_token_in_training_only(network: TextScoreNetwork) -> None:
@@ -161,10 +161,10 @@ def test_the_clean_side_learns_the_next_token_in_training_only(network: TextScor
 
 
 def test_blocks_revealed_from_left_to_right_have_a_likelihood(network: TextScoreNetwork) -> None:
-    whole = torch.tensor([left_to_right_loss(network, BlockDiffusion(block=LENGTH), row[None]) for row in SEQUENCES])
+    whole = torch.tensor([bound(network, LeftToRight(block=LENGTH), row[None]) for row in SEQUENCES])
     assert torch.allclose(whole * LENGTH, -any_order_log_p(network, tuple(range(LENGTH))), atol=1e-5)
     rows = torch.tensor(list(itertools.product(VALUES, repeat=4)))
-    nats = torch.tensor([left_to_right_loss(network, BlockDiffusion(block=2), row[None]) * 4 for row in rows])
+    nats = torch.tensor([bound(network, LeftToRight(block=2), row[None]) * 4 for row in rows])
     assert float((-nats).exp().sum()) == pytest.approx(1.0, abs=1e-4)
 
 

@@ -231,6 +231,8 @@ def test_the_embedding_of_code_is_used_once_it_was_learned(head: Head, learned: 
     ({"tokens": {"mask": 10**6, "eot": 2, "never": []}}, ModelCorrupt),
     ({"tokens": {"mask": -1, "eot": 2, "never": []}}, ModelCorrupt),
     ({"aios": {"sampling": {"sampler": "entropy"}}}, ModelCorrupt),
+    ({"aios": {"sampling": {"sampler": "left_to_right", "steps_per_token": 1, "temperature": 1, "length": 8,
+                            "block": -2}}}, ModelCorrupt),
     ({"aios": None}, ModelCorrupt),
     ({"length_max": 0}, ModelCorrupt),
     ({"length_max": "long"}, ModelCorrupt),
