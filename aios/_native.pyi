@@ -114,13 +114,14 @@ class PackedLayer:
 
 def advance_layers(
     layers: Sequence[PackedLayer], shape: tuple[int, int, int, int, int, float], x: Buffer, cos: Buffer, sin: Buffer,
-    stores: Sequence[tuple[Buffer, Buffer, int, int]], pieces: Sequence[tuple[int, int, int, int]], threads: int = 1,
+    stores: Sequence[tuple[Buffer, Buffer, int, int]], pieces: Sequence[tuple[int, int, int, int, int]], threads: int = 1,
     activation_bits: int = 16,
 ) -> None:
     """Turn hidden states x (s, hidden) into those behind all layers; keys and values go into the stores.
 
     shape: (hidden, heads, kv heads, head dim, ffn, eps). cos, sin (s, head dim). stores: (keys, values, slots,
-    capacity), both [layer][slot][kv head][capacity][head dim]. pieces: (store, slot, tokens before, tokens now).
+    capacity), both [layer][slot][kv head][capacity][head dim]. pieces: (store, slot, tokens before, tokens now, and how
+    many of these, the last ones, see each other whatever their order).
     """
 
 class FrameScanner:
@@ -134,8 +135,75 @@ class FrameScanner:
     def partial(self) -> bool:
         """True when the last byte fed was not the last of a frame."""
 
+class MemoryStore:
+    """A store of memories: the one writer, or a reader's snapshot. Raises StorageError, OSError, ValueError."""
+
+    def __new__(cls, folder: str | PathLike[str], writable: bool) -> MemoryStore: ...
+    @staticmethod
+    def create(folder: str | PathLike[str], dim: int, half: bool, identity: bytes) -> None:
+        """Make an empty store; `identity` is 16 random bytes."""
+
+    def identity(self) -> bytes:
+        """The 16 bytes that name the store."""
+
+    def shape(self) -> tuple[int, bool]:
+        """Dimensions of a vector, and whether it is kept in half precision."""
+
+    def reserve(self, count: int) -> int:
+        """The first of `count` ids given to memories to come."""
+
+    def append(
+        self, ids: Sequence[int], times: Sequence[int], columns: Sequence[tuple[str, Sequence[str], str, str]],
+        vectors: _Memory, sealed: Sequence[bytes], keys: Sequence[bytes],
+    ) -> None:
+        """Keep memories durably, all or none; columns are namespace, tags, source, provenance; vectors (n, dim) f32."""
+
+    def forget(self, ids: Sequence[int]) -> list[int]:
+        """Forget memories; the ids that were there."""
+
+    def read(self, id: int) -> tuple[int, str, list[str], str, str, bytes, bytes] | None:
+        """time, namespace, tags, source, provenance, sealed, wrapped key of a memory, or None."""
+
+    def forgotten(self, id: int) -> bool:
+        """Whether an id was forgotten."""
+
+    def forgotten_ids(self) -> bytes:
+        """Every forgotten id, as u64."""
+
+    def select(
+        self, namespaces: Sequence[str], tags: Sequence[str], sources: Sequence[str], provenances: Sequence[str],
+        since: int | None, until: int | None,
+    ) -> bytes:
+        """The ids, as u64, of live memories that pass: one of the names, all of the tags, since <= time < until."""
+
+    def scan(self, row: int, count: int, above: int) -> tuple[bytes, bytes, int]:
+        """Ids (u64) above a bound and vectors (f32) of `count` live memories from a row on, and the row to go on from,
+        0 at the end."""
+
+    def vectors(self, ids: Sequence[int]) -> bytes:
+        """The vectors (f32) of live memories, each checked."""
+
+    def flush(self) -> None:
+        """Turn the log into a segment."""
+
+    def compact(self) -> bool:
+        """Rewrite what holds forgotten memories; whether there was anything to do."""
+
+    def refresh(self) -> None:
+        """A reader's newer snapshot."""
+
+    def verify(self) -> int:
+        """Read and check every live memory; how many there are."""
+
+    def stats(self) -> tuple[int, int, int, int, int, int]:
+        """live, forgotten, rows to compact, segments, rows in the log, bytes."""
+
+    def close(self) -> None:
+        """Let go of the files and the lock."""
+
 class StorageError(Exception):
-    """(kind, tensor or None, why) of a weight file; kind is corrupt, input, limit or busy."""
+    """(kind, tensor or None, why) of a weight file or a store of memories; kind is corrupt, input, limit, busy or stopped.
+    """
 
 class WeightFile(Buffer):
     """A weight file, open and mapped; as a buffer it is the whole file, and writes stay in this process."""

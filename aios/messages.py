@@ -48,14 +48,30 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Diffuse(Sampling):
-    """Continue a prompt by diffusion."""
+class ChatMessage:
+    """One turn of a conversation."""
 
-    prompt: str
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diffuse(Sampling):
+    """Continue a prompt, or write the assistant's next turn of a conversation, by diffusion."""
+
+    prompt: str = ""
+    messages: tuple[ChatMessage, ...] = ()    # a conversation instead of a prompt
+    system: str | None = None                 # goes before the messages
     modality: str = "text"
     model: str | None = None
     size: tuple[int, int] = (512, 512)
     voice_id: str = "default"
+
+    @property
+    def conversation(self) -> tuple[ChatMessage, ...]:
+        """The messages, behind the system text where there is one."""
+        before = () if self.system is None else (ChatMessage(role="system", content=self.system),)
+        return (*before, *self.messages)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +82,6 @@ class Infill(Sampling):
     suffix: str
     modality: str = "text"
     model: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatMessage:
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant", "tool"]
-    content: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,12 +205,20 @@ def check(request: Request) -> None:
         longest = max((len(text) for text in request.texts), default=0)
     elif isinstance(request, Generate):
         _check_generate(request)
-        longest = len(request.prompt) + len(request.system or "") + sum(len(one.content) for one in request.messages)
+        longest = _chars(request)
     else:
         _check_sampling(request)
-        longest = len(request.prompt) if isinstance(request, Diffuse) else len(request.prefix) + len(request.suffix)
+        if isinstance(request, Diffuse):
+            _check_diffuse(request)
+            longest = _chars(request)
+        else:
+            longest = len(request.prefix) + len(request.suffix)
     if longest > PROMPT_CHARS_MAX:
         raise BadInput(f"{longest} characters; the limit is {PROMPT_CHARS_MAX}", remedy="shorten the text")
+
+
+def _chars(request: Diffuse | Generate) -> int:
+    return len(request.prompt) + len(request.system or "") + sum(len(one.content) for one in request.messages)
 
 
 def _check_sampling(request: Sampling) -> None:
@@ -220,15 +236,25 @@ def _check_generate(request: Generate) -> None:
     _check_range("min_p", request.min_p, 0.0, 1.0)
     _check_range("repetition_penalty", request.repetition_penalty, 0.01, 100.0)
     _check_range("seed", request.seed, 0, 2**63 - 1)
-    _check_range("the number of messages", len(request.messages), 0, CHAT_MESSAGES_MAX)
     _check_range("the number of stop texts", len(request.stop), 0, STOPS_MAX)
     for text in request.stop:
         _check_range("the length of a stop text", len(text), 1, STOP_CHARS_MAX)
-    if request.messages and request.prompt:
-        raise BadInput("there are both a prompt and messages", remedy="make the prompt the last message")
+    _check_conversation(request)
     if request.raw and (request.messages or request.system is not None):
         raise BadInput("a raw prompt has neither messages nor a system text", remedy="leave out raw, or put all of it "
                                                                                      "into the prompt")
+
+
+def _check_diffuse(request: Diffuse) -> None:
+    _check_conversation(request)
+    if request.system is not None and not request.messages:
+        raise BadInput("a prompt that is continued has no system text", remedy="make the prompt a user's message")
+
+
+def _check_conversation(request: Diffuse | Generate) -> None:
+    _check_range("the number of messages", len(request.messages), 0, CHAT_MESSAGES_MAX)
+    if request.messages and request.prompt:
+        raise BadInput("there are both a prompt and messages", remedy="make the prompt the last message")
     if request.system is not None and request.messages and request.messages[0].role == "system":
         raise BadInput("there are two system texts", remedy="leave out one of them")
 

@@ -32,7 +32,7 @@ ONE_IMPORTER = {
                      "aios/ipc/stream", "aios/lab/parsers"},     # the last attacks every entry of it
 }
 PLUGIN_MAY_IMPORT = ("aios.contracts", "aios.errors", "aios.hookspecs", "aios.messages", "aios.model",
-                     "aios.diffusion")
+                     "aios.diffusion", "aios.text")
 CLI_REACHES = {"cli", "ipc", "security", "config", "messages", "errors", "log"}
 FILE_LINES_MAX, FUNCTION_LINES_MAX = 500, 70
 SOURCES = sorted(p for top in ("aios", "plugins", "tests") for p in (ROOT / top).rglob("*.py")

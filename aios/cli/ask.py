@@ -25,24 +25,28 @@ Temperature = Annotated[float | None, typer.Option(help="Of the token distributi
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text; drawn and shown when absent.")]
 Model = Annotated[str | None, typer.Option(help="A model's name; daemon.toml names the default.")]
 Modality = Annotated[str, typer.Option(help="text, code, or what a plugin brings a head for.")]
+Chat = Annotated[bool, typer.Option("--chat", help="Answer the prompt as a user's message.")]
+System = Annotated[str | None, typer.Option(help="With --chat: what the model is told before the message.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Watch the text appear out of masks.")]
 
 
 def diffuse(
-    prompt: Annotated[str, typer.Argument(help="What to continue; - reads standard input.")],
-    modality: Modality = "text", length: Length = None, steps: Steps = None, sampler: Sampler = None,
-    temperature: Temperature = None, seed: Seed = None, model: Model = None, watch: Watch = False,
-    json: Json = False,
+    prompt: Annotated[str, typer.Argument(help="What to continue or, with --chat, answer; - reads standard input.")],
+    chat: Chat = False, system: System = None, modality: Modality = "text", length: Length = None,
+    steps: Steps = None, sampler: Sampler = None, temperature: Temperature = None, seed: Seed = None,
+    model: Model = None, watch: Watch = False, json: Json = False,
 ) -> None:
-    """Continue a prompt by diffusion.
+    """Continue a prompt, or answer it, by diffusion.
 
     On a terminal the prompt stands before the new text; a pipe receives the new text alone.
     """
     prompt = text_argument(prompt)
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
+    asked |= {"system": None if system is None else whole(system), "modality": modality, "model": model}
     sampling = {"length": length, "steps": steps, "sampler": sampler, "temperature": temperature, "seed": seed}
-    response = _generate("diffuse", {"prompt": prompt, "modality": modality, "model": model, **sampling},
-                         around=(prompt, ""), watch=watch, as_json=json)
-    render.emit(response.to_json(), json, lambda: _show_answer(prompt, response, ""))
+    response = _generate("diffuse", {**asked, **sampling}, watch=watch, as_json=json)
+    before = prompt.rstrip("\n") + "\n" if chat else prompt
+    render.emit(response.to_json(), json, lambda: _show_answer(before, response, ""))
 
 
 def infill(
@@ -59,8 +63,7 @@ def infill(
     prefix = text_argument(prefix)
     sampling = {"length": length, "steps": steps, "sampler": sampler, "temperature": temperature, "seed": seed}
     response = _generate("infill", {"prefix": prefix, "suffix": whole(suffix), "modality": modality,
-                                    "model": model, **sampling},
-                         around=(prefix, suffix), watch=watch, as_json=json)
+                                    "model": model, **sampling}, watch=watch, as_json=json)
     render.emit(response.to_json(), json, lambda: _show_answer(prefix, response, suffix))
 
 
@@ -110,15 +113,15 @@ def whole(argument: str) -> str:
     return argument
 
 
-def _generate(verb: str, params: dict[str, Any], *, around: tuple[str, str], watch: bool, as_json: bool) -> Response:
-    """Ask the daemon, showing the denoising states between the texts `around` when somebody is there to see them."""
+def _generate(verb: str, params: dict[str, Any], *, watch: bool, as_json: bool) -> Response:
+    """Ask the daemon, showing the denoising states when somebody is there to see them."""
     from aios.ipc.client import connect
 
     with connect() as client:
         if watch:
             from aios.cli.watch import watched
 
-            return watched(client.stream(verb, **params), *around)
+            return watched(client.stream(verb, **params))
         if as_json or not render.is_terminal(sys.stderr):
             return from_wire(client.call(verb, **params), Response)
         return _with_bar(client.stream(verb, **params))

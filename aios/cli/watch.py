@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 MASK = "░░ "   # about as wide as a token, with a place to break the line
 
 
-def watched(states: Iterable[State | Response], head: str = "", tail: str = "") -> Response:
-    """Draw every state as it arrives, between the given texts; returns the response that ends the stream.
+def watched(states: Iterable[State | Response]) -> Response:
+    """Draw every state as it arrives, the given text included; returns the response that ends the stream.
 
-    Without a terminal each state is one plain line, of the new text alone.
+    Without a terminal each state is one plain line.
     """
     if not render.is_terminal(sys.stderr):
         return _as_lines(states)
@@ -30,17 +30,16 @@ def watched(states: Iterable[State | Response], head: str = "", tail: str = "") 
         for state in states:
             if isinstance(state, Response):
                 return state
-            live.update(drawn(state, before, head, tail), refresh=True)
+            live.update(drawn(state, before), refresh=True)
             before = state
     raise AssertionError("a stream ends with its response")
 
 
-def drawn(state: State, before: State | None, head: str = "", tail: str = "") -> Text:
-    """The canvas with masks and given texts dim, what this step wrote bright, and what was there plain."""
+def drawn(state: State, before: State | None) -> Text:
+    """The canvas with masks dim, what this step wrote bright, and what was there plain."""
     from rich.text import Text
 
     text = Text(overflow="fold")
-    text.append(render.printable(head), style="dim")
     for index, piece in enumerate(state.pieces):
         if piece is None:
             text.append(MASK, style="bright_black")
@@ -48,7 +47,6 @@ def drawn(state: State, before: State | None, head: str = "", tail: str = "") ->
             text.append(render.printable(piece), style="bold green")
         else:
             text.append(render.printable(piece))
-    text.append(render.printable(tail), style="dim")
     text.append(f"\nstep {state.step} of {state.steps}", style="dim")
     return text
 

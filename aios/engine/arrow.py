@@ -64,18 +64,20 @@ class ArrowEngine:
         # A bytearray, because numpy arrays over bytes are read-only.
         return np.frombuffer(bytearray(part.data or b""), dtype="<f4").reshape(shape)
 
-    def diffuse(self, prompt: str, modality: str = "text", size: tuple[int, int] = (512, 512),
-                voice_id: str = "default", *, length: int | None = None, steps: int | None = None,
+    def diffuse(self, prompt: str = "", modality: str = "text", size: tuple[int, int] = (512, 512),
+                voice_id: str = "default", *, messages: Sequence[ChatMessage | Mapping[str, str]] | None = None,
+                system: str | None = None, length: int | None = None, steps: int | None = None,
                 sampler: str | None = None, temperature: float | None = None, seed: int | None = None,
                 model: str | None = None, on_state: Callable[[State], object] | None = None,
                 cancel: Callable[[], bool] | None = None) -> Response:
-        """Continue a prompt by diffusion.
+        """Continue a prompt, or write the assistant's next turn of a conversation, by diffusion.
 
         `on_state` sees the canvas after every denoising step; `cancel` is asked at the same moments and, once it
         says True, Cancelled is raised.
         """
-        request = Diffuse(prompt=prompt, modality=modality, size=size, voice_id=voice_id, length=length, steps=steps,
-                          sampler=sampler, temperature=temperature, seed=seed, model=model)
+        request = Diffuse(prompt=prompt, messages=_turns(messages), system=system, modality=modality, size=size,
+                          voice_id=voice_id, length=length, steps=steps, sampler=sampler, temperature=temperature,
+                          seed=seed, model=model)
         return _finish(self.ask(request), on_state, cancel)
 
     def infill(self, prefix: str, suffix: str, *, modality: str = "text", length: int | None = None,
@@ -99,10 +101,9 @@ class ArrowEngine:
         after every step and, once it says True, Cancelled is raised.
         """
         request = Generate(
-            prompt=prompt, messages=tuple(from_wire(to_wire(one), ChatMessage) for one in messages or ()),
-            system=system, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
-            repetition_penalty=repetition_penalty, stop=(stop,) if isinstance(stop, str) else tuple(stop), seed=seed,
-            raw=raw, model=model)
+            prompt=prompt, messages=_turns(messages), system=system, max_tokens=max_tokens, temperature=temperature,
+            top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop), seed=seed, raw=raw, model=model)
         return _finish(self.ask(request), on_text and partial(_tell, on_text), cancel)
 
     def ask(self, request: Request) -> Generator[State, None, Response]:
@@ -231,6 +232,8 @@ class ArrowEngine:
         routed = registry.route(request)
         assert isinstance(routed, Generation)   # a route cannot change the kind of request
         plugin, head = router.choose_head(routed, registry)
+        if isinstance(routed, Diffuse) and routed.messages and not getattr(head, "converses", False):
+            raise BadInput(f"the {routed.modality} of {plugin} reads no conversations", remedy="give a prompt")
         try:
             opened = self._assembly.head(plugin, head, routed.model, routed.modality)
             response = yield from pipeline.generate(router.plan(routed, plugin, opened))
@@ -239,6 +242,10 @@ class ArrowEngine:
             raise
         registry.response_ready(routed, response)
         return response
+
+
+def _turns(messages: Sequence[ChatMessage | Mapping[str, str]] | None) -> tuple[ChatMessage, ...]:
+    return tuple(from_wire(to_wire(one), ChatMessage) for one in messages or ())
 
 
 def _sift(group: dict[int, Encode]) -> tuple[dict[int, Encode], dict[int, Response | AiosError]]:

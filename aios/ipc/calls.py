@@ -131,14 +131,17 @@ class Calls:
                                 "deadline_ms": deadline_ms})
 
     @_call
-    def diffuse(self, prompt: str, modality: str = "text", size: tuple[int, int] = (512, 512),
-                voice_id: str = "default", *, length: int | None = None, steps: int | None = None,
+    def diffuse(self, prompt: str = "", modality: str = "text", size: tuple[int, int] = (512, 512),
+                voice_id: str = "default", *, messages: Sequence[ChatMessage | Mapping[str, str]] | None = None,
+                system: str | None = None, length: int | None = None, steps: int | None = None,
                 sampler: str | None = None, temperature: float | None = None, seed: int | None = None,
                 model: str | None = None, deadline_ms: int | None = None,
                 on_state: OnState | None = None) -> Exchange[Response]:
-        """Continue a prompt by diffusion; `on_state` sees the canvas after each step."""
+        """Continue a prompt or a conversation by diffusion; `on_state` sees the canvas after each step."""
         return Exchange(verb="diffuse", result=_response, on_state=on_state, params={
-            "prompt": prompt, "modality": modality, "size": size, "voice_id": voice_id, "length": length,
+            # A daemon that knows no messages must miss the prompt, not continue an empty one.
+            "prompt": prompt or None if messages else prompt, "messages": to_wire(list(messages or ())) or None,
+            "system": system, "modality": modality, "size": size, "voice_id": voice_id, "length": length,
             "steps": steps, "sampler": sampler, "temperature": temperature, "seed": seed, "model": model,
             "deadline_ms": deadline_ms})
 

@@ -139,7 +139,7 @@ VERBS: dict[str, Verb] = {
         Verb(name="encode", scope="ask", place="worker", params=messages.Encode, result=messages.Response,
              doc="Texts to unit vectors: one part of little-endian f32, shape in its MIME type."),
         Verb(name="diffuse", scope="ask", place="worker", params=messages.Diffuse, result=messages.Response,
-             doc="Continue a prompt by diffusion.", streams=True),
+             doc="Continue a prompt by diffusion, or answer a conversation.", streams=True),
         Verb(name="infill", scope="ask", place="worker", params=messages.Infill, result=messages.Response,
              doc="Write what stands between a head and a tail.", streams=True),
         Verb(name="generate", scope="ask", place="worker", params=messages.Generate, result=messages.Response,

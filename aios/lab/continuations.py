@@ -79,7 +79,7 @@ def histogram_entropy(rows: Ints) -> float:
 
 def diffusion(network: TextScoreNetwork, sampling: SamplingDefaults, eot: int) -> Write:
     """A network as an arm: its own sampler and number of steps; it may not end the text, as no other arm may."""
-    reader = TextDenoiser(network, end_id=eot)
+    reader = TextDenoiser(network, end_ids=(eot,))
 
     def denoise(canvas: Canvas) -> Prediction:
         prediction = reader(canvas)

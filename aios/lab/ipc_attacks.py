@@ -52,7 +52,8 @@ HONEST: Final[dict[str, dict[str, Any]]] = {
 HONEST_FIELDS: Final[dict[str, tuple[str, ...]]] = {
     "generate": ("prompt", "messages", "system", "model", "max_tokens", "temperature", "top_k", "top_p", "min_p",
                  "repetition_penalty", "stop", "seed", "raw", "deadline_ms"),
-    "diffuse": ("prompt", "size", "voice_id", *_SAMPLING), "infill": ("prefix", "suffix", *_SAMPLING),
+    "diffuse": ("prompt", "messages", "system", "size", "voice_id", *_SAMPLING),
+    "infill": ("prefix", "suffix", *_SAMPLING),
     "encode": ("texts", "model", "deadline_ms"), "cancel": ("msgid",), "hello": ("protocol", "token", "client")}
 WRONG: Final[dict[str, list[Any]]] = {
     "prompt": [*_NO_TEXT, None, "x" * ((1 << 20) + 1)], "prefix": [*_NO_TEXT, None], "suffix": [*_NO_TEXT, None],

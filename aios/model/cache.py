@@ -21,12 +21,26 @@ from aios.model.config import TransformerConfig
 CAPACITY_MIN = 128  # tokens of the smallest shelf: shorter ones would be moved before they paid
 
 
+Store = tuple[Any, Any, int, int]  # keys and values as arrays, slots, tokens there is room for in each
+Place = tuple[int, int, int, int, int]  # store, slot, tokens before, tokens now, how many of these see each other
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionMask:
     """Which keys each query may see: nothing hidden, plain causal order, or an explicit table."""
 
     causal: bool = False
     allowed: Bool[Tensor, "b 1 s k"] | None = None
+
+    @classmethod
+    def open_end(cls, before: int, count: int, opened: int) -> AttentionMask:
+        """Return causal order for `count` tokens behind `before`, of which the last `opened` see each other."""
+        if opened == count:
+            return cls()
+        index = torch.arange(before + count)
+        last = index[before:, None]
+        allowed = (index <= last) | (last >= before + count - opened)
+        return cls(allowed=allowed[None, None])
 
 
 @runtime_checkable
@@ -109,6 +123,14 @@ class KeyValueCache:
     def advance(self, count: int) -> None:
         """Declare the `count` tokens written to every layer valid."""
         self.length += count
+
+    def memory(self, count: int, opened: int) -> tuple[list[Store], list[Place]]:
+        """Return the one store, and the `count` tokens now of every row, the last `opened` of which see each other."""
+        if self.length + count > self.length_max:
+            raise ValueError(f"the cache holds {self.length_max} tokens, {self.length + count} are needed")
+        rows = self.keys.shape[1]
+        store = self.keys.numpy(), self.values.numpy(), rows, self.length_max
+        return [store], [(0, row, self.length, count, opened) for row in range(rows)]
 
 
 class Shelf:
@@ -299,19 +321,17 @@ class PackedStep:
             start = stop
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
-    def memory(self) -> tuple[list[tuple[Any, Any, int, int]], list[tuple[int, int, int, int]]]:
-        """Return (keys, values, slots, capacity) of every store that the step touches, and its pieces in the order of
-        the tokens: (store, slot, tokens before, tokens now).
-        """
+    def memory(self) -> tuple[list[Store], list[Place]]:
+        """Return every store that the step touches, and its pieces in the order of the tokens."""
         stores = [(shelf.keys.numpy(), shelf.values.numpy(), shelf.keys.shape[1], shelf.capacity)
                   for shelf in self._shelves]  # fmt: skip
-        pieces = [(store, slot, length, 1) for store, shelf in enumerate(self._shelves)
+        pieces = [(store, slot, length, 1, 0) for store, shelf in enumerate(self._shelves)
                   for slot, length in enumerate(shelf.lengths)]  # fmt: skip
         for piece, _ in self._pieces:
             cache = piece.cache
             if cache.length + piece.count > cache.length_max:
                 raise ValueError(f"the cache holds {cache.length_max} tokens, {cache.length + piece.count} are needed")
-            pieces.append((len(stores), 0, cache.length, piece.count))
+            pieces.append((len(stores), 0, cache.length, piece.count, 0))
             stores.append((cache.keys.numpy(), cache.values.numpy(), 1, cache.length_max))
         return stores, pieces
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from aios.contracts import Canvas, Logits, Modality, Prediction, Segment
-from aios.model.cache import AttentionMask, KeyValueCache
+from aios.model.cache import KeyValueCache
+from aios.model.config import TransformerConfig
 from aios.model.score_network import TextScoreNetwork
 
 
@@ -18,61 +21,55 @@ class Past:
         self.ids: Tensor | None = None  # (b, n), read in order
         self.cache: KeyValueCache | None = None
 
-    def continues(self, given: Int[Tensor, "b p"]) -> bool:
-        """Return whether all that was read is the beginning of `given`."""
-        if self.ids is None or self.ids.shape[0] != given.shape[0] or self.ids.shape[1] > given.shape[1]:
-            return False
-        return torch.equal(self.ids, given[:, : self.ids.shape[1]])
+    def behind(self, given: Int[Tensor, "b p"], room: int, config: TransformerConfig) -> KeyValueCache:
+        """Return the cache with what is known of `given`: all that was read, or nothing of another beginning."""
+        known = 0 if self.ids is None else self.ids.shape[1]
+        same = self.ids is not None and len(self.ids) == len(given) and torch.equal(self.ids, given[:, :known])
+        if self.cache is None or not same or self.cache.length_max < room:
+            self.cache = KeyValueCache(config, batch=len(given), length_max=room)
+            self.ids = given[:, :0]
+        return self.cache
 
 
 class TextDenoiser:
     """A network's predictions for canvases of one token segment; rows of positions that are not masked mean nothing.
 
     A segment that is written onward is read in the order of block diffusion, [clean beginning | what is editable], any
-    other one in both directions. Before a given tail no text ends: `end_id` has probability 0 there.
+    other one in both directions. Before a given tail no text ends: `end_ids` have probability 0 there.
     """
 
-    def __init__(self, network: TextScoreNetwork, *, end_id: int) -> None:
-        self.network, self.end_id = network, end_id
+    def __init__(self, network: TextScoreNetwork, *, end_ids: Collection[int]) -> None:
+        self.network, self.end_ids = network, tuple(end_ids)
+        self._packed = network.backbone.packed_layers()
         self._known = {modality for modality in Modality if modality is Modality.TEXT or network.knows(modality)}
 
     def __call__(self, canvas: Canvas) -> Prediction:
         (segment,) = canvas.segments
         masked = segment.masked
+        begin, hidden = self._hidden(segment)
         values = torch.zeros(*segment.x.shape, self.network.head.vocab_size)
-        if segment.onward:
-            first, hidden = self._onward(segment)
-            values[masked] = self.network.logits(hidden[masked[:, first : first + hidden.shape[1]]])
-        else:
-            hidden = self.network.hidden(
-                segment.x, t=segment.t, positions=segment.positions[..., 0], modality=self._row(segment)
-            )
-            values[masked] = self.network.logits(hidden[masked])
-            values[:, :, self.end_id].masked_fill_(~segment.editable[:, -1:], -torch.inf)
+        values[masked] = self.network.logits(hidden[masked[:, begin : begin + hidden.shape[1]]])
+        if not segment.onward:
+            for end_id in self.end_ids:
+                values[:, :, end_id].masked_fill_(~segment.editable[:, -1:], -torch.inf)
         return Prediction(segments=(Logits(values=values),))
 
-    def _row(self, segment: Segment) -> Modality:
-        """Return the modality whose embedding is used: text's for one that was never trained."""
-        return segment.modality if segment.modality in self._known else Modality.TEXT
-
-    def _onward(self, segment: Segment) -> tuple[int, Tensor]:
-        """Return where what is editable begins, and its hidden states; what stands before it is read once."""
-        columns = segment.editable.any(dim=0).nonzero()[:, 0]
-        first, end = int(columns[0]), int(columns[-1]) + 1
+    def _hidden(self, segment: Segment) -> tuple[int, Tensor]:
+        """Return where the hidden states begin that matter, and these; what stands before it is read once."""
+        begin, end = 0, segment.x.shape[1]
+        if segment.onward:
+            columns = segment.editable.any(dim=0).nonzero()[:, 0]
+            begin, end = int(columns[0]), int(columns[-1]) + 1
         past = segment.memo if isinstance(segment.memo, Past) else Past()
-        given = segment.x[:, :first]
-        if past.cache is None or not past.continues(given) or past.cache.length_max < end:
-            past.cache = KeyValueCache(
-                self.network.backbone.config, batch=given.shape[0], length_max=segment.x.shape[1]
-            )
-            past.ids = given[:, :0]
-        cache = past.cache
+        given = segment.x[:, :begin]
+        cache = past.behind(given, segment.x.shape[1], self.network.backbone.config)
         known = cache.length
-        index = torch.arange(known, end)[:, None]
-        seen = (torch.arange(end) <= index) | (index >= first)
-        hidden = self.network.hidden(
-            segment.x[:, known:end], t=segment.t[:, known:end], positions=segment.positions[:, known:end, 0],
-            modality=self._row(segment), mask=AttentionMask(allowed=seen[None, None]), cache=cache,
+        hidden = self.network.read(
+            segment.x[:, known:end], cache, end - begin, t=segment.t[:, known:end],
+            positions=segment.positions[:, known:end, 0], packed=self._packed,
+            # Text's row stands in for one that was never trained.
+            modality=segment.modality if segment.modality in self._known else Modality.TEXT,
         )  # fmt: skip
-        cache.length, past.ids = first, given  # what is editable may change
-        return first, hidden[:, first - known :]
+        cache.advance(begin - known)  # what is editable may change
+        past.ids = given
+        return begin, hidden[:, begin - known :]

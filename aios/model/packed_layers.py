@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from aios import _native
 from aios.model.blocks import Layer
-from aios.model.cache import PackedStep
+from aios.model.cache import KeyValueCache, PackedStep, Place, Store
 from aios.model.config import TransformerConfig
 from aios.model.quant_linear import INFERENCE_BITS, QuantLinear
 
 
 class PackedLayers:
-    """Native handles of all layers of a causal network; they stand for the modules as long as those are the same."""
+    """Native handles of all layers of a network; they stand for the modules as long as those are the same."""
 
     def __init__(self, config: TransformerConfig, layers: Sequence[Layer]) -> None:
         self._shape = (config.hidden_dim, config.num_heads, config.num_kv_heads, config.head_dim, config.ffn_dim,
@@ -39,10 +39,21 @@ class PackedLayers:
     def advance(self, x: Float[Tensor, "1 s d"], rotation: tuple[Tensor, Tensor], step: PackedStep
                 ) -> Float[Tensor, "1 s d"]:
         """Return the hidden states behind the last layer; the step's keys and values are written, but not valid."""
+        return self._run(x, rotation, *step.memory())
+
+    def read(self, x: Float[Tensor, "b s d"], rotation: tuple[Tensor, Tensor], cache: KeyValueCache, opened: int
+             ) -> Float[Tensor, "b s d"]:
+        """Return the hidden states of tokens behind those of the cache, the last `opened` of which see each other.
+
+        Their keys and values are written to the cache, but not valid. rotation: (b, 1, s, hd) each.
+        """
+        return self._run(x, rotation, *cache.memory(x.shape[1], opened))
+
+    def _run(self, x: Float[Tensor, "b s d"], rotation: tuple[Tensor, Tensor], stores: list[Store], pieces: list[Place]
+             ) -> Float[Tensor, "b s d"]:
         x = x.detach().to(torch.float32, copy=True).contiguous()
         out: Any = x.numpy()
         cos, sin = (_floats(angles) for angles in rotation)
-        stores, pieces = step.memory()
         _native.advance_layers(self._native, self._shape, out, cos, sin, stores, pieces,
                                torch.get_num_threads(), INFERENCE_BITS)
         return x

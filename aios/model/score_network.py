@@ -15,6 +15,7 @@ from aios.model.cache import AttentionMask, KeyValueCache
 from aios.model.config import TransformerConfig
 from aios.model.heads import TextHead
 from aios.model.loading import load_frozen, unfilled
+from aios.model.packed_layers import PackedLayers
 from aios.model.transformer import SharedTransformer
 
 ARCHITECTURE = "aios-score-network"  # `model_type` of config.json
@@ -61,18 +62,34 @@ class TextScoreNetwork(nn.Module):
         positions: Int[Tensor, "b s"] | None = None,
         padding: Bool[Tensor, "b s"] | None = None,
         mask: AttentionMask | None = None,
-        cache: KeyValueCache | None = None,
         modality: Modality = Modality.TEXT,
     ) -> Float[Tensor, "b s d"]:
         """Return the backbone's hidden states; `padding` is True at tokens that do not exist.
 
-        A given `mask` stands in for the attention of the configuration; a given `cache` is extended.
+        A given `mask` stands in for the attention of the configuration.
         """
         states: Tensor = self.backbone(
             self.head.embed(ids), modality=torch.full_like(ids, modality), t=t, positions=positions, padding=padding,
-            mask=mask, cache=cache,
+            mask=mask,
         )  # fmt: skip
         return states
+
+    def read(
+        self,
+        ids: Int[Tensor, "b s"],
+        cache: KeyValueCache,
+        opened: int,
+        *,
+        t: Float[Tensor, "b s"],
+        positions: Int[Tensor, "b s"],
+        modality: Modality = Modality.TEXT,
+        packed: PackedLayers | None = None,
+    ) -> Float[Tensor, "b s d"]:
+        """Return the hidden states of `SharedTransformer.read`."""
+        return self.backbone.read(
+            self.head.embed(ids), cache, opened, modality=torch.full_like(ids, modality), t=t, positions=positions,
+            packed=packed,
+        )  # fmt: skip
 
     def knows(self, modality: Modality) -> bool:
         """Return whether the modality's embedding was trained: until then it is zero."""

@@ -76,10 +76,7 @@ class SharedTransformer(nn.Module):
         cached = cache.length if cache is not None else 0
         if positions is None:
             positions = torch.arange(cached, cached + count, device=x.device).expand(batch, count)
-        if self.modality is not None and modality is not None:
-            x = x + self.modality(modality)
-        if self.time is not None and t is not None:
-            x = x + self.time(t)
+        x = self._told(x, modality, t)
         mask = mask or attention_mask(
             self.config.attention,
             queries=count,
@@ -93,6 +90,42 @@ class SharedTransformer(nn.Module):
             x = layer(x, rotation=rotation, mask=mask, cache=cache)
         if cache is not None:
             cache.advance(count)
+        normalised: Tensor = self.norm(x)
+        return normalised
+
+    def _told(
+        self, x: Float[Tensor, "b s d"], modality: Int[Tensor, "b s"] | None, t: Float[Tensor, "b s"] | None
+    ) -> Float[Tensor, "b s d"]:
+        if self.modality is not None and modality is not None:
+            x = x + self.modality(modality)
+        if self.time is not None and t is not None:
+            x = x + self.time(t)
+        return x
+
+    def read(
+        self,
+        x: Float[Tensor, "b s d"],
+        cache: KeyValueCache,
+        opened: int,
+        *,
+        modality: Int[Tensor, "b s"] | None = None,
+        t: Float[Tensor, "b s"] | None = None,
+        positions: Int[Tensor, "b s"],
+        packed: PackedLayers | None = None,
+    ) -> Float[Tensor, "b s d"]:
+        """Return normalised hidden states of tokens behind those of the cache, read in order, whatever the
+        configuration says, but for the last `opened` of them, which see each other.
+
+        Their keys and values are written to the cache; whoever keeps them calls its `advance`. `packed` are handles
+        of these very layers, where they are packed.
+        """
+        x, rotation = self._told(x, modality, t), self.rotary(positions)
+        if packed is not None and packed.faithful:
+            x = packed.read(x, rotation, cache, opened)
+        else:
+            mask = AttentionMask.open_end(cache.length, x.shape[1], opened)
+            for layer in self.layers:
+                x = layer(x, rotation=rotation, mask=mask, cache=cache)
         normalised: Tensor = self.norm(x)
         return normalised
 

@@ -61,7 +61,7 @@ def write(
     steps = max(1, round(sampling.length * sampling.steps_per_token))
     calls = 0
     sample = sampler_of(sampling, tail=tailed)
-    denoise = TextDenoiser(network, end_id=EOT_ID)
+    denoise = TextDenoiser(network, end_ids=(EOT_ID,))
     for state in sample(denoise, canvas, LogLinear(), steps, rng, temperature=sampling.temperature):
         canvas, calls = state, calls + 1
     begin = given.shape[1]

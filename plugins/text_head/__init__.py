@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from aios.hookspecs import hookimpl
 from aios.messages import Diffuse, Infill, Part
 from aios.model.denoiser import Past, TextDenoiser
 from aios.model.score_network import TextScoreNetwork
+from aios.text.turns import Roles, stop_ids, turn_ids
 
 GIVEN_TOKENS_MIN = 16     # with less of its prompt in sight the model does not continue anything
 TOKEN_CHARS_MAX = 32      # the longest tokens of a small vocabulary have about half of this
@@ -45,6 +47,7 @@ class TextHead:
 
     modality = "text"
     also = ("code",)
+    converses = True
     process = "absorbing"
 
     def open(self, workbench: Workbench, model: str | None) -> OpenTextHead:
@@ -63,7 +66,8 @@ class OpenTextHead:
         settings = Settings.read(model.spec)
         self.mask_id, self.eot_id, self.length_max = settings.mask_id, settings.eot_id, settings.length_max
         self.defaults, self.modalities, self.code_id = settings.sampling, settings.modalities, settings.code_id
-        self._read = TextDenoiser(self.network, end_id=self.eot_id)
+        self.roles, self.end_ids = Roles.read(model.spec), tuple(sorted(stop_ids(model.spec)))
+        self._read = TextDenoiser(self.network, end_ids=self.end_ids)
 
     def encode(self, request: Diffuse | Infill, length: int) -> tuple[Canvas, Condition]:
         """The canvas to start from, with `length` new tokens.
@@ -78,9 +82,12 @@ class OpenTextHead:
         room = self.length_max - length
         before, after = (request.prefix, request.suffix) if isinstance(request, Infill) else (request.prompt, "")
         chars_max = self.length_max * TOKEN_CHARS_MAX
-        head = self.tokenizer.encode(before[-chars_max:])
-        if request.modality == "code" and self.code_id is not None:
-            head = [self.code_id, *head]   # a file's first token: the first to go where the file is cut
+        if isinstance(request, Diffuse) and request.messages:
+            head = turn_ids(request.conversation, self.roles, self.tokenizer, room=room)
+        else:
+            head = self.tokenizer.encode(before[-chars_max:])
+            if request.modality == "code" and self.code_id is not None:
+                head = [self.code_id, *head]   # a file's first token: the first to go where the file is cut
         tail = self.tokenizer.encode(after[:chars_max])
         if room < min(len(head) + len(tail), GIVEN_TOKENS_MIN):
             raise BadInput(f"{length} new tokens leave no room for the given text in a context of {self.length_max}",
@@ -112,7 +119,7 @@ class OpenTextHead:
         pieces: list[str | None] = []
         ended = False
         for token_id, new in zip(segment.x[0].tolist(), segment.editable[0].tolist(), strict=True):
-            ended = ended or (new and token_id == self.eot_id)
+            ended = ended or (new and token_id in self.end_ids)
             if new and (ended or token_id == self.mask_id):
                 pieces.append("" if ended else None)
             else:
@@ -130,12 +137,12 @@ class OpenTextHead:
         editable = ((positions >= len(head)) & (positions < len(head) + length))[None]
         return Segment(modality=modality, x=ids, t=editable.float(), editable=editable,
                        positions=positions[None, :, None], mask_id=self.mask_id,
-                       onward=bool(self.defaults.block) and not tail, end_ids=(self.eot_id,), memo=Past())
+                       onward=bool(self.defaults.block) and not tail, end_ids=self.end_ids, memo=Past())
 
     def _written(self, canvas: Canvas) -> list[int]:
         [segment] = canvas.segments
         ids: list[int] = segment.x[segment.editable].tolist()
-        return ids[:ids.index(self.eot_id)] if self.eot_id in ids else ids
+        return list(takewhile(lambda token: token not in self.end_ids, ids))
 
 
 def _tokenizer(model: OpenModel, vocab_size: int) -> Tokenizer:

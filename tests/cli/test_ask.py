@@ -75,6 +75,16 @@ def test_what_is_not_said_is_left_to_the_daemon(run: Run, daemon: Daemon) -> Non
     assert daemon.asked == [("infill", {"prefix": "a", "suffix": "b", "modality": "text"})]
 
 
+def test_a_prompt_may_be_asked_as_a_message(run: Run, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run("diffuse", "What is a cat?", "--chat", "--system", "Be brief", "--seed", "7")
+    assert (done.code, done.out) == (0, " there was\n\n")
+    assert daemon.asked == [("diffuse", {"messages": [{"role": "user", "content": "What is a cat?"}],
+                                         "system": "Be brief", "modality": "text", "seed": 7})]
+    monkeypatch.setattr(render, "is_terminal", lambda stream: stream is sys.stdout)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert run("diffuse", "What is a cat?", "--chat").out == "What is a cat?\n there was\n\n"
+
+
 def test_json_is_the_response(run: Run, daemon: Daemon) -> None:
     found = run("diffuse", "Once", "--json").json
     assert found == json.loads(json.dumps(WRITTEN.to_json(), default=list))
@@ -114,6 +124,7 @@ def test_what_is_no_text_or_too_long_is_refused_here(
 
 def test_an_argument_in_a_broken_encoding_is_refused(run: Run, daemon: Daemon) -> None:
     assert run("diffuse", "a\udcff").code == BadInput.exit_code
+    assert run("diffuse", "a", "--chat", "--system", "a\udcff").code == BadInput.exit_code
     assert run("encode", "a\udcff").code == BadInput.exit_code
 
 

@@ -30,13 +30,6 @@ def test_new_pieces_stand_out_and_masks_stay_dim() -> None:
     assert text.plain.endswith("step 2 of 2")
 
 
-def test_given_texts_stand_dim_around_the_canvas() -> None:
-    text = drawn(AFTER, BEFORE, "Head ", " tail\x07")
-    styles = {text.plain[span.start:span.end]: span.style for span in text.spans}
-    assert text.plain.startswith("Head Good") and " tail\n" in text.plain
-    assert styles["Head "] == styles[" tail"] == "dim"
-
-
 def test_a_first_state_has_nothing_new_in_it() -> None:
     assert all(span.style != "bold green" for span in drawn(AFTER, None).spans)
 

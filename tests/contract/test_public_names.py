@@ -14,7 +14,7 @@ GOLDEN = {
     "aios.engine.arrow:ArrowEngine.open": ["config=None"],
     "aios.engine.arrow:ArrowEngine.encode": ["texts"],
     "aios.engine.arrow:ArrowEngine.diffuse": [
-        "prompt", "modality='text'", "size=(512, 512)", "voice_id='default'", "length=None", "steps=None",
+        "prompt=''", "modality='text'", "size=(512, 512)", "voice_id='default'", "length=None", "steps=None",
         "sampler=None", "temperature=None", "seed=None", "model=None", "on_state=None", "cancel=None"],
     "aios.engine.arrow:ArrowEngine.infill": [
         "prefix", "suffix", "modality='text'", "length=None", "steps=None", "sampler=None", "temperature=None",

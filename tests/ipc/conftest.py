@@ -81,7 +81,7 @@ class Peer(asyncio.Protocol):
     def on_encode(self, msgid: int, texts: list[str]) -> Any:
         return answer("", part=tensor([[float(len(text)), 0.0, 1.0] for text in texts]))
 
-    def on_diffuse(self, msgid: int, prompt: str, stream: bool = False, **_: Any) -> Any:
+    def on_diffuse(self, msgid: int, prompt: str = "", stream: bool = False, **_: Any) -> Any:
         for step in range(3 if stream else 0):
             state = State(step=step + 1, steps=3, pieces=(prompt, None))
             self.send(Notification(method="state", params=[msgid, to_wire(state)]))

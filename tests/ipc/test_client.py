@@ -43,6 +43,15 @@ def test_values_that_are_none_are_not_sent(client, fake):
                                      "seed": 3}]
 
 
+def test_a_conversation_goes_without_a_prompt_so_that_an_older_daemon_refuses_it(client, fake):
+    client.diffuse(messages=[ChatMessage(role="user", content="x")], system="Be brief")
+    asked = fake.seen[-1].params[0]
+    assert (asked["messages"], asked["system"]) == ([{"role": "user", "content": "x"}], "Be brief")
+    assert "prompt" not in asked
+    client.diffuse("y", messages=[{"role": "user", "content": "x"}])
+    assert fake.seen[-1].params[0]["prompt"] == "y"      # for the daemon to refuse
+
+
 def test_the_welcome_is_kept(client):
     assert client.welcome.scopes == ("ask",)
 

@@ -32,7 +32,7 @@ def network() -> TextScoreNetwork:
 
 def values(network: TextScoreNetwork, canvas: Canvas) -> torch.Tensor:
     with torch.inference_mode():
-        (told,) = TextDenoiser(network, end_id=EOT_ID)(canvas).segments
+        (told,) = TextDenoiser(network, end_ids=(EOT_ID,))(canvas).segments
     assert isinstance(told, Logits)
     return told.values
 
@@ -90,7 +90,7 @@ def test_blocks_are_finished_one_after_another(network: TextScoreNetwork, sample
     canvas = text_canvas(GIVEN, 6, onward=True)
     sample = in_blocks(SAMPLERS[sampler], 2)
     masked = []
-    denoise = TextDenoiser(network, end_id=EOT_ID)
+    denoise = TextDenoiser(network, end_ids=(EOT_ID,))
     with torch.inference_mode():
         for state in sample(denoise, canvas, LogLinear(), 6, torch.Generator().manual_seed(1), temperature=1.0):
             (segment,) = state.segments
@@ -109,7 +109,7 @@ def test_a_text_that_has_ended_is_not_written_on(network: TextScoreNetwork) -> N
 
     def ending(canvas: Canvas) -> object:
         calls.append(canvas)
-        told = TextDenoiser(network, end_id=EOT_ID)(canvas)
+        told = TextDenoiser(network, end_ids=(EOT_ID,))(canvas)
         told.segments[0].values[..., EOT_ID] = 100.0
         return told
 

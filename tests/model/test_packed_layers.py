@@ -67,6 +67,31 @@ def run(net: SharedTransformer, handles: object) -> list[torch.Tensor]:
     return hidden
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_canvas_read_natively_equals_its_modules(rows: int) -> None:
+    """A clean beginning, then a block that sees itself; another block behind it; a row in both directions."""
+    net = network(2, qk_norm=True)
+    rng = torch.Generator().manual_seed(5)
+    steps = [(0, 7, 2), (5, 4, 2), (7, 2, 0), (0, 9, 9)]      # tokens kept, tokens now, how many see each other
+    given = [torch.randn(rows, count, WIDTH, generator=rng) for _, count, _ in steps]
+    found = []
+    for handles in (net.packed_layers(), None):
+        cache = Memory(net.config, batch=rows, length_max=12)
+        hidden = []
+        for (kept, count, opened), x in zip(steps, given, strict=True):
+            cache.length = kept
+            positions = torch.arange(kept, kept + count).expand(rows, -1)
+            hidden.append(net.read(x, cache, opened, positions=positions, packed=handles))
+        found.append(hidden)
+    for ours, modules in zip(*found, strict=True):
+        torch.testing.assert_close(ours, modules, **CLOSE)
+    with pytest.raises(ValueError, match="holds 12 tokens, 13 are needed"):
+        cache.length = 8
+        net.read(torch.randn(rows, 5, WIDTH), cache, 1, positions=torch.arange(5).expand(rows, -1),
+                 packed=net.packed_layers())
+
+
 def test_layers_that_are_not_packed_have_no_handles() -> None:
     assert network(packed=False).packed_layers() is None
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from aios import _native
 from aios.errors import AiosError
+from aios.lab.parsers import memories
 from aios.lab.parsers.arguments import Guarded, distorted, wrong_keywords
 from aios.lab.parsers.corpus import Corpus
 
@@ -31,7 +32,8 @@ _BITS: Final = (2, 4, 8)
 _GROUPS: Final = (32, 64, 128)
 _ROWS_MAX, _COLUMNS_MAX = 70, 150
 _NO_ARGUMENTS: Final = ("cpu_features", "names", "metadata", "tensors_sha256", "close", "done", "end", "abandon",
-                        "partial", "__buffer__")
+                        "partial", "__buffer__", "identity", "shape", "forgotten_ids", "flush", "compact", "refresh",
+                        "verify", "stats")
 _SLOW: Final = {"quant_gptq": 0.1, "quant_residual": 0.1}      # milliseconds each, however small the matrix
 
 
@@ -234,7 +236,7 @@ def _layers(rng: random.Random, bench: Bench) -> Call:
     layers = [_native.PackedLayer(*_layer_of(rng, sizes, guarded)) for _ in range(rng.randint(1, 2))]
     slots, capacity, start = rng.randint(1, 3), rng.randint(6, 12), rng.randint(0, 3)
     memory = [guarded.array(np.zeros((len(layers), slots, sizes[2], capacity, sizes[3]), np.float32)) for _ in "kv"]
-    pieces = [(0, slot, start, rng.randint(0, 3)) for slot in range(slots)]
+    pieces = [(0, slot, start, rng.randint(0, 3), rng.randint(0, 3)) for slot in range(slots)]
     tokens = sum(piece[3] for piece in pieces)
     x, cos, sin = (guarded.array(np.zeros((tokens, width), np.float32)) for width in (sizes[0], sizes[3], sizes[3]))
     return Call(call=_native.advance_layers, guarded=guarded, arguments=(
@@ -374,6 +376,14 @@ def _plain(make: Callable[[random.Random, Bench], Any], name: str, *arguments: A
     return call
 
 
+def _of_memories(make: memories.Make) -> Make:
+    """A call on a store of memories."""
+    def call(rng: random.Random, bench: Bench) -> Call:
+        function, arguments = make(rng, bench.scratch)
+        return Call(call=function, arguments=arguments)
+    return call
+
+
 _ENTRIES: dict[str, Make] = {
     "cpu_features": lambda rng, bench: Call(call=_native.cpu_features),
     "crc32c": _crc32c,
@@ -401,6 +411,7 @@ _ENTRIES: dict[str, Make] = {
     "gguf_block": lambda rng, bench: Call(call=_native.gguf_block, arguments=(_block(rng)[0],)),
     "gguf_dequantize": _gguf_dequantize,
     "gguf_pack": _gguf_pack,
+    **{name: _of_memories(make) for name, make in memories.MAKERS.items()},
     "WeightFile": _open,
     "WeightFile.names": _plain(_file, "names"),
     "WeightFile.metadata": _plain(_file, "metadata"),

@@ -12,7 +12,7 @@ import torch
 from aios.config import Config, Places
 from aios.contracts import Canvas, Head, Modality, OpenModel, Prediction
 from aios.errors import BadInput, ModelCorrupt, ModelError, UnknownArchitecture
-from aios.messages import Diffuse, Infill
+from aios.messages import ChatMessage, Diffuse, Infill
 from aios.model.score_network import TextScoreNetwork
 from aios.model.transformer import TransformerConfig
 from aios.registry.registry import Registry
@@ -20,6 +20,7 @@ from aios.testing import broken_laws, load
 
 MASK, EOT, LENGTH_MAX, VOCABULARY = 1, 2, 40, 131
 CODE = 3     # NUL in letters: no text holds it
+USER, ASSISTANT = 4, 5     # the next letters that no text holds
 NEVER = [0, MASK]
 
 
@@ -211,6 +212,45 @@ def test_code_begins_as_a_file_does_where_there_is_room(head: Head) -> None:
     assert (row(canvas), canvas.segments[0].modality) == ("cat____", Modality.TEXT)
 
 
+def talking() -> OpenModel:
+    """A model that has learned conversations."""
+    spec = model().spec
+    return model(spec={**spec, "tokens": {**spec["tokens"], "roles": {"user": USER, "assistant": ASSISTANT}}})
+
+
+def test_a_conversation_is_given_up_to_the_answer(head: Head) -> None:
+    opened = head.open(Bench(talking()), None)
+    turns = [ChatMessage(role="user", content="hi"), ChatMessage(role="assistant", content="yo"),
+             ChatMessage(role="user", content="cat?")]
+    canvas, _ = opened.encode(Diffuse(messages=tuple(turns)), 4)
+    assert row(canvas) == "\1hi\2yo\1cat?\2____"
+    canvas, _ = opened.encode(Diffuse(messages=(turns[0], turns[1], *turns)), 24)
+    assert row(canvas) == "\1hi\2yo\1cat?\2" + "_" * 24
+    with pytest.raises(BadInput, match="too little"):
+        opened.encode(Diffuse(messages=tuple(turns)), 30)
+
+
+def test_an_answer_ends_where_the_next_turn_begins(head: Head) -> None:
+    opened = head.open(Bench(talking()), None)
+    canvas, _ = opened.encode(Diffuse(messages=(ChatMessage(role="user", content="hi"),)), 6)
+    answered = written(canvas, "yo\1hm_")
+    assert (opened.decode(answered)[0].text, opened.usage(answered)) == ("yo", (4, 2))
+    assert opened.pieces(answered)[-6:] == ["y", "o", "", "", "", ""]
+    assert set(canvas.segments[0].end_ids) == {EOT, USER, ASSISTANT}
+
+
+def test_no_turn_begins_before_a_given_tail(head: Head) -> None:
+    opened = head.open(Bench(talking()), None)
+    canvas, _ = opened.encode(Infill(prefix="cat", suffix="mat"), 4)
+    [logits] = predict(opened, canvas).segments
+    assert (logits.values[canvas.segments[0].masked][:, [EOT, USER, ASSISTANT]] == -torch.inf).all()
+
+
+def test_a_model_that_learned_no_conversations_wants_a_prompt(opened: Any) -> None:
+    with pytest.raises(BadInput, match="no conversations"):
+        opened.encode(Diffuse(messages=(ChatMessage(role="user", content="hi"),)), 4)
+
+
 @pytest.mark.parametrize("learned", [True, False])
 def test_the_embedding_of_code_is_used_once_it_was_learned(head: Head, learned: bool) -> None:
     both = head.open(Bench(bilingual(learned=learned)), None)
@@ -226,6 +266,7 @@ def test_the_embedding_of_code_is_used_once_it_was_learned(head: Head, learned: 
     ({"aios": {"modalities": ["image"]}}, ModelCorrupt),
     ({"aios": {"modalities": []}}, ModelCorrupt),
     ({"tokens": {"mask": 1, "eot": 2, "code": 10**6, "never": []}}, ModelCorrupt),
+    ({"tokens": {"mask": 1, "eot": 2, "never": [], "roles": {"user": 10**6}}}, ModelCorrupt),
     ({"model_type": "bert"}, UnknownArchitecture),
     ({"tokens": {"never": []}}, ModelCorrupt),
     ({"tokens": {"mask": 10**6, "eot": 2, "never": []}}, ModelCorrupt),

@@ -89,7 +89,8 @@ impl PackedLayer {
 /// Turns hidden states x (s, hidden) into those behind all layers, in place; keys and values go into the stores.
 ///
 /// shape: (hidden, heads, kv heads, head dim, ffn, eps). cos, sin (s, head dim). stores: (keys, values, slots,
-/// capacity), both [layer][slot][kv head][capacity][head dim]. pieces: (store, slot, tokens before, tokens now).
+/// capacity), both [layer][slot][kv head][capacity][head dim]. pieces: (store, slot, tokens before, tokens now, and how many of
+/// these, the last ones, see each other whatever their order).
 #[pyfunction]
 #[pyo3(signature = (layers, shape, x, cos, sin, stores, pieces, threads = 1, activation_bits = 16))]
 #[expect(clippy::too_many_arguments, reason = "a call has no fields")]
@@ -101,7 +102,7 @@ pub fn advance_layers(
     cos: &Bound<'_, PyAny>,
     sin: &Bound<'_, PyAny>,
     stores: Few<(Py<PyAny>, Py<PyAny>, usize, usize), PIECES_MAX>,
-    pieces: Few<(usize, usize, usize, usize), PIECES_MAX>,
+    pieces: Few<(usize, usize, usize, usize, usize), PIECES_MAX>,
     threads: usize,
     activation_bits: u32,
 ) -> PyResult<()> {
@@ -125,8 +126,11 @@ pub fn advance_layers(
     let read: Vec<_> =
         layers.iter().flat_map(|layer| layer.spans()).chain([cos.span(), sin.span()]).collect();
     apart(&written, &read)?;
-    let pieces: Vec<_> =
-        pieces.0.into_iter().map(|(store, slot, start, count)| Piece { store, slot, start, count }).collect();
+    let pieces: Vec<_> = pieces
+        .0
+        .into_iter()
+        .map(|(store, slot, start, count, open)| Piece { store, slot, start, count, open })
+        .collect();
     py.detach(|| {
         let layers = layers.iter().map(|layer| layer.layer()).collect::<Result<Vec<_>, _>>()?;
         let mut stores: Vec<_> = memory

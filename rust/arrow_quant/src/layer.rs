@@ -94,6 +94,15 @@ pub struct Piece {
     pub start: usize,
     /// Tokens now.
     pub count: usize,
+    /// How many of them, the last ones, see each other whatever their order: what diffusion is writing.
+    pub open: usize,
+}
+
+impl Piece {
+    /// How many tokens of its sequence the token at `place` of this piece sees, itself included.
+    fn seen(&self, place: usize) -> usize {
+        self.start + if place + self.open >= self.count { self.count } else { place + 1 }
+    }
 }
 
 /// The sines and cosines of the tokens' positions, (s, head dim) both, in the half-split layout.
@@ -151,7 +160,7 @@ fn check(step: &Step<'_>, layers: &[Layer<'_>], x: &[f32], stores: &[Store<'_>])
             piece.slot < store.slots && piece.start.saturating_add(piece.count) <= store.capacity
         });
         let again = |other: &Piece| (other.store, other.slot) == (piece.store, piece.slot);
-        if !fits || pieces[..number].iter().any(again) {
+        if !fits || piece.open > piece.count || pieces[..number].iter().any(again) {
             return Err(Fault::Shape("a piece does not fit its slot, or two share one"));
         }
     }
@@ -321,7 +330,7 @@ impl Step<'_> {
         let places: Vec<_> = self
             .pieces
             .iter()
-            .flat_map(|piece| (1..=piece.count).map(move |more| (piece, piece.start + more)))
+            .flat_map(|piece| (0..piece.count).map(move |place| (piece, piece.seen(place))))
             .collect();
         let size = heads / kv_heads * head_dim;
         let seen: usize = places.iter().map(|(_, seen)| seen * heads * head_dim).sum();

@@ -137,7 +137,7 @@ fn sequences_read_in_pieces_and_in_company_become_what_they_become_alone_and_at_
     let hidden = SHAPE.hidden;
     let (first, second) = (random.floats(7 * hidden), random.floats(5 * hidden));
     let whole = |x: &[f32], threads| {
-        let pieces = [Piece { store: 0, slot: 0, start: 0, count: x.len() / hidden }];
+        let pieces = [Piece { store: 0, slot: 0, start: 0, count: x.len() / hidden, open: 0 }];
         run(&network, &mut [Memory::new(9)], x, &pieces, threads).unwrap()
     };
     let (first_alone, second_alone) = (whole(&first, 1), whole(&second, 3));
@@ -146,8 +146,8 @@ fn sequences_read_in_pieces_and_in_company_become_what_they_become_alone_and_at_
     let (mut first_found, mut second_found) = (Vec::new(), Vec::new());
     for (begin, end, other_begin, other_end) in [(0, 3, 0, 1), (3, 4, 1, 4), (4, 7, 4, 5)] {
         let pieces = [
-            Piece { store: 1, slot: 1, start: other_begin, count: other_end - other_begin },
-            Piece { store: 0, slot: 1, start: begin, count: end - begin },
+            Piece { store: 1, slot: 1, start: other_begin, count: other_end - other_begin, open: 0 },
+            Piece { store: 0, slot: 1, start: begin, count: end - begin, open: 0 },
         ];
         let x = [&second[other_begin * hidden..other_end * hidden], &first[begin * hidden..end * hidden]]
             .concat();
@@ -165,7 +165,7 @@ fn a_token_changes_nothing_before_it() {
     let mut random = Random(4);
     let network = Network::random(&mut random);
     let mut x = random.floats(6 * SHAPE.hidden);
-    let pieces = [Piece { store: 0, slot: 0, start: 0, count: 6 }];
+    let pieces = [Piece { store: 0, slot: 0, start: 0, count: 6, open: 0 }];
     let before = run(&network, &mut [Memory::new(6)], &x, &pieces, 1).unwrap();
     x[4 * SHAPE.hidden..5 * SHAPE.hidden].fill(0.5);
     let after = run(&network, &mut [Memory::new(6)], &x, &pieces, 1).unwrap();
@@ -174,9 +174,36 @@ fn a_token_changes_nothing_before_it() {
 }
 
 #[test]
+fn open_tokens_see_each_other_and_nothing_before_them_sees_them() {
+    let mut random = Random(6);
+    let network = Network::random(&mut random);
+    let hidden = SHAPE.hidden;
+    let x = random.floats(6 * hidden);
+    let pieces = [Piece { store: 0, slot: 0, start: 0, count: 6, open: 3 }];
+    let at_once = run(&network, &mut [Memory::new(6)], &x, &pieces, 1).unwrap();
+    let mut memory = [Memory::new(6)];
+    let mut apart = Vec::new();
+    for (start, count, open) in [(0, 3, 0), (3, 3, 3)] {
+        let part = &x[start * hidden..(start + count) * hidden];
+        let piece = [Piece { store: 0, slot: 0, start, count, open }];
+        apart.extend(run(&network, &mut memory, part, &piece, 2).unwrap());
+    }
+    close(&apart, &at_once);
+    for changed in 3..6 {
+        let mut other = x.clone();
+        other[changed * hidden..(changed + 1) * hidden].fill(0.5);
+        let found = run(&network, &mut [Memory::new(6)], &other, &pieces, 1).unwrap();
+        assert_eq!(found[..3 * hidden], at_once[..3 * hidden]);
+        for token in 3..6 {
+            assert_ne!(found[token * hidden..][..hidden], at_once[token * hidden..][..hidden]);
+        }
+    }
+}
+
+#[test]
 fn pieces_that_do_not_fit_are_refused() {
     let network = Network::random(&mut Random(5));
-    let piece = |store, slot, start, count| Piece { store, slot, start, count };
+    let piece = |store, slot, start, count| Piece { store, slot, start, count, open: 0 };
     for pieces in [
         vec![piece(1, 0, 0, 1)],
         vec![piece(0, 2, 0, 1)],
@@ -184,6 +211,8 @@ fn pieces_that_do_not_fit_are_refused() {
         vec![piece(0, 0, usize::MAX, 1)],
         vec![piece(0, 0, 0, 2), piece(0, 0, 2, 1)],
         vec![piece(0, 0, 0, usize::MAX), piece(0, 1, 0, usize::MAX)],
+        vec![Piece { open: 3, ..piece(0, 0, 0, 2) }],
+        vec![Piece { open: usize::MAX, ..piece(0, 0, 0, 2) }],
     ] {
         let tokens = pieces.iter().map(|piece| piece.count.min(4)).sum::<usize>();
         let (cos, sin) = angles(0..tokens);
