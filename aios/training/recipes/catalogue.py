@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from aios.errors import BadInput
-from aios.training import call_sources, code_sources, sources, written
+from aios.training import call_sources, code_sources, fact_sources, sources, written
 from aios.training.sources import CHITCHAT_SHA256, CHITCHAT_WHEEL, Document, find
 from aios.training.vocabulary import file_sha256
 
@@ -23,17 +23,21 @@ WORDNET_SHA256: Final = "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1c
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """A source: its files (name -> sha256, "" where the owner makes the file), public origin, licence, reader."""
+    """A source: its files (name -> sha256, "" where the owner makes the file), public origin, licence, reader.
+
+    here: where a source lies that is on every machine and has no files to be found.
+    """
 
     files: Mapping[str, str]
     origin: str
     licence: str
     read: Callable[[Path], Iterator[Document]]
+    here: Callable[[], Path] | None = None
 
     def locate(self, folders: Sequence[Path]) -> tuple[Path, ...]:
         """Return the source's files; BadInput names a missing one with its origin, or one of another content."""
-        if not self.files:
-            return (code_sources.standard_library(),)
+        if self.here is not None:
+            return (self.here(),)
         found = tuple(find(name, folders, self.origin) for name in self.files)
         for path, wanted in zip(found, self.files.values(), strict=True):
             if wanted and (have := file_sha256(path)) != wanted:
@@ -76,7 +80,9 @@ ORIGINS: Final[Mapping[str, Origin]] = MappingProxyType({
     "glosses": _made(WORDNET_DEB, "apt-get download wordnet-base=1:3.0-37", "WordNet 3.0 license",
                      call_sources.read_glosses, WORDNET_SHA256),
     "library": Origin(files={}, origin="the standard library of the Python that builds", licence="PSF-2.0",
-                      read=code_sources.read_library),
+                      read=code_sources.read_library, here=code_sources.standard_library),
+    "facts": Origin(files={}, origin="made by the build (aios/training/fact_sources.py)", licence="Apache-2.0",
+                    read=fact_sources.read_facts, here=fact_sources.here),
     "packages": Origin(files=code_sources.PACKAGES, origin="pip download --no-deps of the names and versions",
                        licence="MIT, BSD-3-Clause or Apache-2.0", read=code_sources.read_package),
     "algorithms": _made("python_algorithms.parquet", "https://github.com/TheAlgorithms/Python", "MIT",
