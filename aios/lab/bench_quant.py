@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from aios.lab.machine import torch_threads
 from aios.lab.report import LabOptions, Report, Row
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _beside(options: LabOptions, weights: Tensor, metric: str, package: str,
         def ours(threads: int = threads) -> PackedTensor:
             return ArrowQuant.quantize(weights, bits=4, group_size=GROUP_SIZE, threads=threads, **settings)
 
-        with _torch_threads(threads):
+        with torch_threads(threads):
             seconds = _interleaved([lambda: ours, prepare], repeats, prepared=True)
         timed.append((seconds[0], seconds[1], threads))
     mine, theirs, threads = min(timed, key=lambda times: times[1])
@@ -204,19 +204,6 @@ def _interleaved(arms: Sequence[Callable[[], Any]], repeats: int, *, prepared: b
             if turn:
                 taken.append(time.perf_counter() - began)
     return [median(taken) for taken in seconds]
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """torch on `count` threads meanwhile."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _repeats(options: LabOptions) -> int:

@@ -2,7 +2,7 @@
 
 Both loops train the network of the plan `nano-cpu` on the same random tokens with AdamW and clipping, on the next
 token at every position; ours is what `aios train run` runs, with its moving average. The rates of the plan as it is
-(masked spans, Muon) and of masked diffusion with AdamW stand beside.
+(its mixture of objectives, Muon) and of masked diffusion with AdamW stand beside.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -21,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from aios.lab.killed_training import equal_after_kills, synthetic
+from aios.lab.machine import torch_threads
 from aios.lab.report import LabOptions, Report, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
 
     from aios.lab.peer_training import PeerTraining
     from aios.model.config import TransformerConfig
@@ -85,7 +84,7 @@ def run(options: LabOptions) -> Report:
     """All rows; some minutes, most of them for compiling and for the peer."""
     setting = Setting.of(options)
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as scratch:
-        with _threads(setting.threads):
+        with torch_threads(setting.threads):
             rows = _speed(setting, options, Path(scratch))
         options.progress("killing a run", 0.85)
         rows.append(_resume_row(options, Path(scratch)))
@@ -96,8 +95,9 @@ def _speed(setting: Setting, options: LabOptions, scratch: Path) -> list[Row]:
     """Every arm takes one step in turn; medians."""
     next_token = {"objectives": {"ar": 1.0}, "optimiser": "adamw", "weight_decay": 0.0}
     masked = {**next_token, "objectives": {"masked": 1.0}}
-    ours = {"plan": setting.ours(scratch), "ar": setting.ours(scratch, **next_token),
-            "masked": setting.ours(scratch, **masked)}
+    shares = setting.loop.objectives
+    ours = {f"plan {name}": setting.ours(scratch, objectives={name: 1.0}) for name in shares}
+    ours |= {"ar": setting.ours(scratch, **next_token), "masked": setting.ours(scratch, **masked)}
     loop = ours["ar"].config
     peers = {"peer": _peer(setting, ours["ar"], compiled=False), "peer compiled": _peer(setting, ours["ar"],
                                                                                        compiled=True)}
@@ -107,8 +107,10 @@ def _speed(setting: Setting, options: LabOptions, scratch: Path) -> list[Row]:
                           lambda name, done: options.progress(name, 0.05 + 0.8 * done))
     tokens = loop.tokens_of(0)
     note = f"{setting}, {ours['ar'].precision}, compiled"
-    own = Row(metric="train_tokens_per_s", value=tokens / median(seconds["plan"]), unit="tokens/s", better="higher",
-              n=len(seconds["plan"]), reason=f"plan {PLAN} as it is (masked spans, Muon), {note}")
+    step = sum(share * median(seconds[f"plan {name}"]) for name, share in shares.items()) / sum(shares.values())
+    each = ", ".join(f"{name} {tokens / median(seconds[f'plan {name}']):,.0f}" for name in shares)
+    own = Row(metric="train_tokens_per_s", value=tokens / step, unit="tokens/s", better="higher",
+              n=len(seconds["ar"]), reason=f"plan {PLAN} as it is (Muon; {each}), {note}")
     return [own, *_beside(seconds, peers, tokens, note, setting.seed)]
 
 
@@ -191,15 +193,3 @@ def _resume_row(options: LabOptions, scratch: Path) -> Row:
               "optimiser to the bit") if differs is None else differs
     return Row(metric="resume_equal", value=float(differs is None), unit="1 = true", better="higher", must=1.0,
                n=compared, reason=reason)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -7,7 +7,6 @@ the gap. What comes back is parsed and compiled in memory and never run.
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import numpy as np
 from aios.config import Config, Places
 from aios.errors import AiosError, BadInput
 from aios.lab.functions import SET, HeldOutFunction, read_functions
+from aios.lab.machine import torch_threads
 from aios.lab.report import LabOptions, Report, Row, sha256_file
 from aios.lab.statistics import Floats, bootstrap, clopper_pearson
 from aios.lab.syntax import function_parses, function_shape
@@ -133,23 +133,19 @@ class Filler:
 
 def run(options: LabOptions) -> Report:
     """Measure all rows; what cannot be measured here is null with the reason."""
-    import torch
 
     data = {SET.name: sha256_file(SET)}
     functions = read_functions()
     if options.quick:
         functions = random.Random(options.seed).sample(functions, min(FUNCTIONS_QUICK, len(functions)))
-    before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     try:
-        filler = Filler.open(Places.find(), Config())
-        measured = Measured(filler=filler, functions=functions, options=options, data=data)
-        rows, checkpoints = measured.rows(), measured.checkpoints()
+        with torch_threads():
+            filler = Filler.open(Places.find(), Config())
+            measured = Measured(filler=filler, functions=functions, options=options, data=data)
+            rows, checkpoints = measured.rows(), measured.checkpoints()
     except AiosError as error:
         reason = f"{error.message}: {error.remedy}"
         rows, checkpoints = [replace(row, reason=reason) for row in (PARSE, LINE, TWIN, RATIO)], {}
-    finally:
-        torch.set_num_threads(before)
     return Report.of("code", rows, options, data=data, checkpoints=checkpoints)
 
 

@@ -5,7 +5,6 @@ Every position is judged after the peer's own tokens; speed side by side, alone 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from aios.config import Places
 from aios.errors import AiosError
+from aios.lab.machine import torch_threads
 from aios.lab.report import LabOptions, Report, Row
 from aios.messages import Generate, Response
 
@@ -51,21 +51,16 @@ def run(options: LabOptions) -> Report:
     except AiosError as error:
         reason = f"{error.message}: {error.remedy}"
         return Report.of("generate", [replace(EQUAL, reason=reason), replace(RATIO, reason=reason)], options)
-    import torch
 
     from aios.config import Config
     from aios.engine.assembly import Assembly
     from aios.lab.peer_language import PeerLanguage
 
     assembly = Assembly(Config(), Places.find())
-    before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    try:
+    with torch_threads():
         language, opened = assembly.language(MODEL), assembly.model(MODEL)
         peer = PeerLanguage.open(opened.spec, opened.tensors)
         rows = rows_of(language, peer, options)
-    finally:
-        torch.set_num_threads(before)
     return Report.of("generate", rows, options, checkpoints={record.name: record.release})
 
 

@@ -7,10 +7,8 @@ the reason.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aios.config import Config, Places
 from aios.errors import AiosError
+from aios.lab.machine import torch_threads
 from aios.lab.report import LabOptions, Report, Row, sha256_file
 from aios.lab.training_roots import TrainingRoots, recorded
 from aios.ledger import Ledger, checkout
@@ -67,7 +66,7 @@ def run(options: LabOptions) -> Report:
     ledger = Ledger.here()
     rows: list[Row] = []
     checkpoints: dict[str, str] = {}
-    with _all_threads():
+    with torch_threads():
         rows += known_source.rows(_part(options, 0.0, 0.1))
         rows += ac1.rows(_part(options, 0.1, 0.25), ledger)
         try:
@@ -80,19 +79,6 @@ def run(options: LabOptions) -> Report:
             checkpoints = {nano.model.record.name: nano.model.record.release}
     data = {heldout.PATH.name: sha256_file(heldout.PATH)}
     return Report.of("text", rows, options, data=data, checkpoints=checkpoints)
-
-
-@contextmanager
-def _all_threads() -> Iterator[None]:
-    """torch on every usable core meanwhile."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _part(options: LabOptions, begin: float, end: float) -> LabOptions:

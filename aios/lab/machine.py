@@ -20,6 +20,19 @@ GIT_SECONDS_MAX = 10.0
 PAUSE_SETTLE_S = 3.0   # training looks for the pause between two steps, which take about a second
 
 
+@contextmanager
+def torch_threads(count: int | None = None) -> Iterator[int]:
+    """torch on `count` threads meanwhile, on every usable core when nothing is said; yields the number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or len(os.sched_getaffinity(0)))
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
 def commit() -> str | None:
     """The checkout's commit, "-dirty" when files beside the ledger differ from it; None where there is none."""
     root = checkout()

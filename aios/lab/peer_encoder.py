@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aios.lab.machine import torch_threads
 from aios.store.convert import ModelConverter
 from aios.store.record import ModelRecord
 
@@ -61,17 +62,6 @@ class PeerEncoder:
     def settings(self) -> str:
         """The settings, for the row."""
         return f"peer at its fastest: threads {self.threads}, batch {self.batch_size}"
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """torch on `count` threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
