@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from aios.ipc.client import Client as Client
     from aios.ipc.client import connect as connect
     from aios.ipc.client import connect_async as connect_async
+    from aios.memory.vector_memory import ArrowStorage as ArrowStorage
     from aios.store.convert import ModelConverter as ModelConverter
     from aios.store.quant import ArrowQuant as ArrowQuant
     from aios.store.weights import WeightLoader as WeightLoader
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ArrowEngine": "aios.engine.arrow",
     "ArrowQuant": "aios.store.quant",
+    "ArrowStorage": "aios.memory.vector_memory",
     "hookimpl": "aios.hookspecs",
     "Client": "aios.ipc.client",
     "AsyncClient": "aios.ipc.client",
@@ -28,8 +30,8 @@ _HOMES = {
     "ModelConverter": "aios.store.convert",
     "WeightLoader": "aios.store.weights",
 }
-__all__ = ["ArrowEngine", "ArrowQuant", "AsyncClient", "Client", "ModelConverter", "WeightLoader", "__version__",
-           "connect", "connect_async", "hookimpl"]
+__all__ = ["ArrowEngine", "ArrowQuant", "ArrowStorage", "AsyncClient", "Client", "ModelConverter", "WeightLoader",
+           "__version__", "connect", "connect_async", "hookimpl"]
 
 
 def __getattr__(name: str) -> Any:

@@ -81,6 +81,15 @@ def quant_residual(
 def join_openmp(library: str) -> bool:
     """Run products on the OpenMP threads of a library loaded already; False where it has none."""
 
+def peak_products(sequence: str, rounds: int, threads: int) -> int:
+    """Exact products of bytes made from registers on every thread: how many; 0 where there is no such loop.
+
+    sequence: "halves" (pmaddwd, paddd) or "bytes" (pmaddubsw, pmaddwd, paddd); ValueError for others.
+    """
+
+def peak_read(memory: Buffer, threads: int) -> int:
+    """The exclusive or of all words of 8 bytes of a contiguous buffer, read on so many threads."""
+
 class PackedMatrix:
     """A packed matrix over buffers that stay where they are; halves come as u16 bits."""
 
@@ -114,8 +123,8 @@ class PackedLayer:
 
 def advance_layers(
     layers: Sequence[PackedLayer], shape: tuple[int, int, int, int, int, float], x: Buffer, cos: Buffer, sin: Buffer,
-    stores: Sequence[tuple[Buffer, Buffer, int, int]], pieces: Sequence[tuple[int, int, int, int, int]], threads: int = 1,
-    activation_bits: int = 16,
+    stores: Sequence[tuple[Buffer, Buffer, int, int]], pieces: Sequence[tuple[int, int, int, int, int]],
+    threads: int = 1, activation_bits: int = 16,
 ) -> None:
     """Turn hidden states x (s, hidden) into those behind all layers; keys and values go into the stores.
 
@@ -123,6 +132,39 @@ def advance_layers(
     capacity), both [layer][slot][kv head][capacity][head dim]. pieces: (store, slot, tokens before, tokens now, and how
     many of these, the last ones, see each other whatever their order).
     """
+
+class FastTokenizer:
+    """A tokenizer.json with a fast path; NotImplementedError says what has none, ValueError what is malformed."""
+
+    def __new__(cls, source: Buffer) -> FastTokenizer: ...
+    def encode(self, text: str, *, special: bool = False, framed: bool = False) -> list[int]:
+        """Ids of a text; `special`: reserved tokens in it are themselves, `framed`: with those around a text.
+
+        UnicodeEncodeError for lone surrogates.
+        """
+
+    def encode_batch(
+        self, texts: Sequence[str], *, special: bool = False, framed: bool = False, length_max: int | None = None,
+        threads: int = 1,
+    ) -> list[list[int]]:
+        """Ids of many texts, at most `length_max` each, the frame's included."""
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of ids; bytes that are no text are replaced, ids that are no token are nothing."""
+
+    def token_id(self, spelling: str) -> int | None:
+        """The id of a token by its spelling in the file."""
+
+    def added(self) -> list[tuple[str, int, bool]]:
+        """Spelling, id, and whether it is special, of every added token."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are, added ones included."""
+
+    @property
+    def frame_length(self) -> int:
+        """How many tokens are put around a text that is framed."""
 
 class FrameScanner:
     """Finds where MessagePack frames end in a stream fed in any pieces; builds no object."""
@@ -202,7 +244,7 @@ class MemoryStore:
         """Let go of the files and the lock."""
 
 class StorageError(Exception):
-    """(kind, tensor or None, why) of a weight file or a store of memories; kind is corrupt, input, limit, busy or stopped.
+    """(kind, tensor or None, why) of a weight file or store of memories; kind is corrupt, input, limit, busy, stopped.
     """
 
 class WeightFile(Buffer):
@@ -258,3 +300,52 @@ class WeightWriter:
 
     def abandon(self) -> None:
         """Remove the partial file and its journal."""
+
+class VectorSearch:
+    """Vectors of one dimension by u64 ids, searched exactly, or by a graph once it is built.
+
+    Everything raises ValueError and BufferError for values and buffers, OverflowError beyond a cap, OSError for files:
+    with a number where the system refused, without one where the file is damaged.
+    """
+
+    def __new__(cls, dim: int, metric: str) -> VectorSearch: ...
+    @staticmethod
+    def open(path: str | PathLike[str]) -> VectorSearch:
+        """The index that `save` wrote, in place."""
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the index to a file, durably."""
+
+    def verify(self) -> None:
+        """Check all of the file that the index was opened from."""
+
+    def add(self, ids: _Memory, vectors: _Memory, threads: int = 1) -> None:
+        """Add vectors (n, dim) f32 under ids (n) u64 that are not there yet: all or none."""
+
+    def remove(self, ids: _Memory) -> int:
+        """Remove ids (n) u64 and zero their vectors; returns how many were there."""
+
+    def search(
+        self, queries: _Memory, ids: _Memory, scores: _Memory, allowed: _Memory | None = None, effort: int = 0,
+        threads: int = 1,
+    ) -> None:
+        """Fill ids (n, k) u64 and scores (n, k) f32 with the best for queries (n, dim) f32.
+
+        effort: what a walk over the graph keeps in sight; 0 searches exactly. allowed: the ids (m) u64 to choose from.
+        """
+
+    def build_graph(self, threads: int = 1) -> None:
+        """Make the graph anew over all vectors."""
+
+    def compact(self, threads: int = 1) -> None:
+        """Leave the places of removed vectors behind; a graph is made anew."""
+
+    def ids(self) -> bytes:
+        """The ids that are there as little-endian u64, in no order."""
+
+    def facts(self) -> tuple[int, int, int, int, bool]:
+        """dim, vectors, places (those of removed vectors too), bytes of a vector, whether there is a graph."""
+
+    @property
+    def metric(self) -> str:
+        """cosine, dot or l2."""

@@ -25,6 +25,11 @@
     │   ├── ManifestError        plugin.manifest
     │   ├── NotAllowed           plugin.not_allowed   no permission for this content hash
     │   └── NoHead               plugin.no_head       no plugin offers the modality
+    ├── MemoryStoreError         memory.failed        the store of memories
+    │   ├── MemoryCorrupt        memory.corrupt       what was acknowledged is damaged
+    │   ├── MemoryStopped        memory.stopped       a sync failed; nothing more is written
+    │   ├── MemoryBusy           memory.busy          another process writes the store
+    │   └── KeyRefused           memory.key           the secret is missing or another one
     ├── DownloadError            download.failed
     └── Internal                 internal             a defect of AIOS; details are in the log
 """
@@ -213,6 +218,40 @@ class NoHead(PluginError):
 
     code = "plugin.no_head"
     exit_code = EX_UNAVAILABLE
+
+
+class MemoryStoreError(AiosError):
+    """The store of memories could not do its part."""
+
+    code = "memory.failed"
+    exit_code = EX_UNAVAILABLE
+
+
+class MemoryCorrupt(MemoryStoreError):
+    """A file of the store is damaged or missing; nothing was guessed."""
+
+    code = "memory.corrupt"
+    exit_code = EX_DATAERR
+
+
+class MemoryStopped(MemoryStoreError):
+    """A sync failed: nobody knows what the disk holds, so nothing is written until the store is opened again."""
+
+    code = "memory.stopped"
+
+
+class MemoryBusy(MemoryStoreError):
+    """Another process is the writer of this store."""
+
+    code = "memory.busy"
+    exit_code = EX_TEMPFAIL
+
+
+class KeyRefused(MemoryStoreError):
+    """The secret that opens the store is missing, too weak or another one."""
+
+    code = "memory.key"
+    exit_code = EX_NOPERM
 
 
 class DownloadError(AiosError):

@@ -18,8 +18,11 @@ from aios.ledger import Entry, Ledger, new_id
 Group = Literal["bench", "eval", "campaign"]
 
 BENCHES: Final[Mapping[str, str]] = {
-    "daemon": "aios.lab.bench_daemon:run", "load": "aios.lab.bench_load:run", "quant": "aios.lab.bench_quant:run",
-    "train": "aios.lab.bench_train:run"}
+    "daemon": "aios.lab.bench_daemon:run", "kernels": "aios.lab.bench_kernels:run",
+    "load": "aios.lab.bench_load:run",
+    "memory": "aios.lab.bench_memory:run", "quant": "aios.lab.bench_quant:run",
+    "tokenizer": "aios.lab.bench_tokenizer:run", "train": "aios.lab.bench_train:run",
+    "vector": "aios.lab.bench_vector:run"}
 EVALS: Final[Mapping[str, str]] = {
     "code": "aios.lab.eval_code:run", "encode": "aios.lab.eval_encode:run", "generate": "aios.lab.eval_generate:run",
     "quant": "aios.lab.eval_quant:run", "text": "aios.lab.eval_text:run"}

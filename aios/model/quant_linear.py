@@ -2,9 +2,9 @@
 
     y = QuantLinear(packed, bias)(x)     # f32, equal to a linear map by the dequantised weights up to rounding
 
-Inference calls the kernel directly, with activations as integers of 16 bits. Under autograd, torch.compile and the
-like its f32 sibling runs as the operators `aios::packed_linear`, `aios::packed_rows` and `aios::packed_dense`;
-gradients reach the input, not the weights.
+Inference calls the kernel directly, with activations as integers of 16 bits, or of 8 where `use_activation_bits` said
+so. Under autograd, torch.compile and the like its f32 sibling runs as the operators `aios::packed_linear`,
+`aios::packed_rows` and `aios::packed_dense`; gradients reach the input, not the weights.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _PARTS: Final = (
     "int rows, int columns, int bits, int group_size"
 )
 INFERENCE_BITS: Final = 16     # of activations, in integers: faster than f32, rounding far below that of codes
+FAST_BITS: Final = 8           # up to twice as fast again; whether a model bears the rounding is for it to measure
 _LIBRARY: Final = torch.library.Library("aios", "DEF")  # type: ignore[no-untyped-call]
 _native.join_openmp(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))   # else on threads of its own
 
@@ -135,12 +136,12 @@ class PackedWeight:
             self._matrix = _matrix(*self.parts)
         return self._matrix
 
-    def linear(self, x: Float[Tensor, "... k"]) -> Float[Tensor, "... n"]:
-        """Return x times the matrix transposed, f32."""
+    def linear(self, x: Float[Tensor, "... k"], activation_bits: int = INFERENCE_BITS) -> Float[Tensor, "... n"]:
+        """Return x times the matrix transposed, f32; in inference with activations of so many bits."""
         if x.shape[-1] != self.packed.columns:
             raise ValueError(f"inputs of width {x.shape[-1]} do not fit a matrix of {self.packed.shape}")
         if _directly(x):
-            return _multiply(self.matrix(), x, self.packed.rows, INFERENCE_BITS)
+            return _multiply(self.matrix(), x, self.packed.rows, activation_bits)
         product: Tensor = torch.ops.aios.packed_linear(x, *self.parts)
         return product
 
@@ -167,6 +168,8 @@ def _directly(x: Tensor) -> bool:
 class QuantLinear(nn.Module):
     """`nn.Linear` over a packed matrix."""
 
+    activation_bits = INFERENCE_BITS
+
     def __init__(self, packed: PackedTensor, bias: Tensor | None = None) -> None:
         super().__init__()
         self.packed = PackedWeight(packed)
@@ -192,7 +195,7 @@ class QuantLinear(nn.Module):
         return bool(self._forward_hooks or self._forward_pre_hooks)
 
     def forward(self, x: Float[Tensor, "... k"]) -> Float[Tensor, "... n"]:
-        y = self.packed.linear(x)
+        y = self.packed.linear(x, self.activation_bits)
         return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
@@ -209,8 +212,17 @@ def linear_together(layers: Sequence[nn.Module], x: Float[Tensor, "... k"]) -> l
         x = x.detach().float()
     matrices = [one.packed.matrix() for one in packed]
     _native.matmul_together(matrices, _buffer(x), [_buffer(out) for out in outs], torch.get_num_threads(),
-                            INFERENCE_BITS)
+                            max((one.activation_bits for one in packed), default=INFERENCE_BITS))
     return [out if one.bias is None else out + one.bias for one, out in zip(packed, outs, strict=True)]
+
+
+def use_activation_bits(network: nn.Module, bits: int) -> None:
+    """Let the packed layers of a network take activations as integers of 16 bits, or of 8, in inference."""
+    if bits not in (INFERENCE_BITS, FAST_BITS):
+        raise ValueError(f"activations of {bits} bits; they have {INFERENCE_BITS} or {FAST_BITS}")
+    for module in network.modules():
+        if isinstance(module, QuantLinear):
+            module.activation_bits = bits
 
 
 class QuantEmbedding(nn.Module):

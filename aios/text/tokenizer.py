@@ -1,17 +1,20 @@
-"""Tokenizers read from a model's `tokenizer.json` by the tokenizers library."""
+"""The tokenizers of text models and of sentence encoders, over a vocabulary read from a `tokenizer.json`."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer as LibraryTokenizer
-
+from aios._native import FastTokenizer
 from aios.errors import ModelCorrupt
+from aios.text.vocabulary import LibraryVocabulary, Vocabulary, open_vocabulary, vocabulary_of
 
-STRANGE = "a \u0378\U0010fffd"      # with characters that no vocabulary has
-TOKENIZER_BYTES_MAX = 64 << 20   # the largest vocabularies in use (256k entries) are about 35 MB
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as LibraryTokenizer
+
 TOKEN_CHARS_MAX = 128   # real text has 4 or 5 a token; what is longer is cut before it costs time
 UNDECODABLE = "\ufffd"
 GUARD = "\ufdd0"         # a code point that no text holds: Unicode keeps it for a program's own use
@@ -20,36 +23,41 @@ GUARD = "\ufdd0"         # a code point that no text holds: Unicode keeps it for
 class TextTokenizer:
     """The `Tokenizer` contract; reserved tokens spelled out in a text are read as plain text."""
 
-    def __init__(self, library: LibraryTokenizer) -> None:
-        library.no_truncation()
-        library.no_padding()
-        # Otherwise a prompt could smuggle a mask or an end of text into the canvas.
-        library.encode_special_tokens = True
-        self._library = library
+    def __init__(self, source: FastTokenizer | LibraryVocabulary | LibraryTokenizer) -> None:
+        self._vocabulary = _vocabulary(source)
         self._pieces: dict[int, str] = {}
         self._reserved: list[str] | None = None
-        self.vocab_size: int = library.get_vocab_size(with_added_tokens=True)
+        self.vocab_size: int = self._vocabulary.vocab_size
 
     @classmethod
     def open(cls, path: Path) -> TextTokenizer:
         """Read a `tokenizer.json`; raises ModelCorrupt naming the file."""
-        return cls(_read(path))
+        return cls(open_vocabulary(path))
 
     def encode(self, text: str) -> list[int]:
         """Token ids without special tokens; lone surrogates are replaced."""
-        ids: list[int] = self._library.encode(well_formed(text), add_special_tokens=False).ids
-        return ids
+        # Were reserved tokens read, a prompt could smuggle a mask or an end of text into the canvas.
+        try:
+            return self._vocabulary.encode(text)
+        except UnicodeEncodeError:
+            return self._vocabulary.encode(well_formed(text))
+
+    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
+        """`encode` of many texts, on so many threads."""
+        try:
+            return self._vocabulary.encode_batch(texts, threads=threads)
+        except UnicodeEncodeError:
+            return self._vocabulary.encode_batch([well_formed(text) for text in texts], threads=threads)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Token ids with the special tokens that the model wants around a text."""
-        ids: list[int] = self._library.encode(well_formed(text), add_special_tokens=True).ids
-        return ids
+        return self._vocabulary.encode(well_formed(text), framed=True)
 
     def encode_rendered(self, text: str) -> list[int]:
         """Token ids of a rendered chat template: reserved tokens in it are themselves, but for guarded ones."""
         text = well_formed(text)
         if GUARD not in text:
-            return self._with_reserved(text)
+            return self._vocabulary.encode(text, special=True)
         # What a person wrote is read as plain text, piece by piece between the template's own tokens.
         pattern = "|".join(map(re.escape, self.reserved)) or r"(?!)"
         ids: list[int] = []
@@ -71,22 +79,13 @@ class TextTokenizer:
     def reserved(self) -> list[str]:
         """The spelling of every special token, long ones first."""
         if self._reserved is None:
-            added = self._library.get_added_tokens_decoder().values()
-            self._reserved = sorted((token.content for token in added if token.special), key=len, reverse=True)
+            names = (name for name, _, special in self._vocabulary.added() if special)
+            self._reserved = sorted(names, key=len, reverse=True)
         return self._reserved
-
-    def _with_reserved(self, text: str) -> list[int]:
-        self._library.encode_special_tokens = False
-        try:
-            ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
-        finally:
-            self._library.encode_special_tokens = True
-        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids; special tokens are dropped, undecodable bytes are replaced."""
-        text: str = self._library.decode(list(ids), skip_special_tokens=True)
-        return text
+        return self._vocabulary.decode(ids)
 
     def piece(self, token_id: int) -> str:
         """The text of one token; empty for special tokens and for bytes that are no text alone."""
@@ -97,7 +96,7 @@ class TextTokenizer:
 
     def special(self, name: str) -> int:
         """Id of a reserved token such as "<|mask|>"; KeyError if there is none."""
-        token_id: int | None = self._library.token_to_id(name)
+        token_id = self._vocabulary.token_id(name)
         if token_id is None:
             raise KeyError(name)
         return token_id
@@ -106,22 +105,30 @@ class TextTokenizer:
 class SentenceTokenizer:
     """Texts to the token ids a sentence encoder reads: special tokens around, cut at `length_max` tokens."""
 
-    def __init__(self, library: LibraryTokenizer, length_max: int) -> None:
-        library.enable_truncation(length_max)
-        library.no_padding()
-        library.encode_special_tokens = True
-        self._library = library
+    def __init__(self, source: FastTokenizer | LibraryVocabulary | LibraryTokenizer, length_max: int) -> None:
+        self._vocabulary = _vocabulary(source)
+        if length_max <= self._vocabulary.frame_length:
+            raise ModelCorrupt(f"an encoder that reads {length_max} tokens has no room for a text",
+                               remedy="remove the model and pull it again: aios models --help")
+        self._length_max = length_max
         self._chars_max = length_max * TOKEN_CHARS_MAX
+        self._threads = len(os.sched_getaffinity(0))
 
     @classmethod
     def open(cls, path: Path, length_max: int) -> SentenceTokenizer:
         """Read a `tokenizer.json`; raises ModelCorrupt naming the file."""
-        return cls(_read(path), length_max)
+        return cls(open_vocabulary(path), length_max)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of every text; lone surrogates are replaced."""
-        cut = [well_formed(text[:self._chars_max]) for text in texts]
-        return [encoding.ids for encoding in self._library.encode_batch_fast(cut)]
+        cut = [text[:self._chars_max] for text in texts]
+        try:
+            return self._encode(cut)
+        except UnicodeEncodeError:
+            return self._encode([well_formed(text) for text in cut])
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return self._vocabulary.encode_batch(texts, framed=True, length_max=self._length_max, threads=self._threads)
 
 
 def well_formed(text: str) -> str:
@@ -133,19 +140,5 @@ def well_formed(text: str) -> str:
     return text
 
 
-def _read(path: Path) -> LibraryTokenizer:
-    remedy = "remove the model and pull it again: aios models --help"
-    try:
-        if path.stat().st_size > TOKENIZER_BYTES_MAX:
-            raise ModelCorrupt(f"{path} is larger than {TOKENIZER_BYTES_MAX} bytes", remedy=remedy)
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ModelCorrupt(f"cannot read {path}: {error.strerror}", remedy=remedy) from error
-    try:
-        library = LibraryTokenizer.from_buffer(raw)
-        library.encode(STRANGE)    # a promised unknown token that does not exist is found here, not in a request
-        return library
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:   # a panic in the library's Rust code is a BaseException
-        raise ModelCorrupt(f"{path} is no tokenizer: {str(error)[:200]}", remedy=remedy) from error
+def _vocabulary(source: FastTokenizer | LibraryVocabulary | LibraryTokenizer) -> Vocabulary:
+    return source if isinstance(source, FastTokenizer | LibraryVocabulary) else vocabulary_of(source)

@@ -22,8 +22,9 @@ UNKNOWN: Final = ("I do not know.", "I do not remember that.", "You have not tol
 _ONSETS: Final = ("b", "br", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "st", "t", "tr", "v", "w", "z")
 _VOWELS: Final = ("a", "e", "i", "o", "u", "ai", "ea", "o", "a", "e")
 _CODAS: Final = ("", "", "n", "l", "r", "s", "m", "k", "nd", "th")
-_FIRST: Final = ("Anna", "Ben", "Clara", "David", "Ella", "Frank", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo", "Maria",
-                 "Nora", "Oscar", "Paula", "Rosa", "Sam", "Tom", "Vera", "Walter", "Alice", "Peter", "Lucy", "Martin")
+_FIRST: Final = ("Anna", "Ben", "Clara", "David", "Ella", "Frank", "Grace", "Henry", "Ida", "Jack", "Kate", "Leo",
+                 "Maria", "Nora", "Oscar", "Paula", "Rosa", "Sam", "Tom", "Vera", "Walter", "Alice", "Peter",
+                 "Lucy", "Martin")
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS: Final = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
                   "November", "December")
@@ -43,7 +44,8 @@ _NAMED: Final = ("sister", "brother", "neighbour", "boss", "cousin", "teacher", 
                  "street", "school", "village", "team", "band", "hotel", "ship", "baker", "aunt")
 _NUMBERED: Final = ("locker number", "room number", "door code", "house number", "bus line", "ticket number", "seat",
                     "account number", "table number", "phone extension")
-_KEPT: Final = ("passport", "spare key", "umbrella", "camera", "letter", "red book", "charger", "wallet", "map", "ladder")
+_KEPT: Final = ("passport", "spare key", "umbrella", "camera", "letter", "red book", "charger", "wallet",
+                "map", "ladder")
 _DATED: Final = ("appointment", "exam", "flight", "party", "meeting", "concert", "interview", "holiday")
 
 
@@ -59,8 +61,8 @@ class Fact:
 
 def word(rng: random.Random) -> str:
     """A name that nobody has."""
-    syllables = (rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(rng.choice((1, 2, 2, 3))))
-    return "".join(syllables).capitalize()
+    count = rng.choice((1, 2, 2, 3))
+    return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(count)).capitalize()
 
 
 def _owner(rng: random.Random) -> tuple[str, str]:

@@ -30,6 +30,8 @@ GOLDEN = {
     "aios.model.embeddings:ModalityEmbedding": ["num_modalities", "hidden_dim"],
     "aios.model.embeddings:SinusoidalTimeEmbedding": ["hidden_dim"],
     "aios.model.heads:TextHead": ["vocab_size", "hidden_dim"],
+    "aios.memory.vector_memory:ArrowStorage.store": ["text", "metadata=None"],
+    "aios.memory.vector_memory:ArrowStorage.search": ["query"],
     "aios.store.quant:ArrowQuant.quantize": ["weights"],
     "aios.store.weights:WeightLoader.open": ["path"],
     "aios.store.convert:ModelConverter.convert": ["path", "output_format='parquet'"],

@@ -14,7 +14,14 @@ from aios.errors import ModelCorrupt
 from aios.model.encoder import EncoderModel
 from aios.model.imports import import_language_model
 from aios.model.loading import load_exactly, load_frozen, unfilled
-from aios.model.quant_linear import QuantEmbedding, QuantLinear, StackedLinear, linear_together, stack_rows
+from aios.model.quant_linear import (
+    QuantEmbedding,
+    QuantLinear,
+    StackedLinear,
+    linear_together,
+    stack_rows,
+    use_activation_bits,
+)
 from aios.model.score_network import ARCHITECTURE, TextScoreNetwork
 from aios.model.transformer import TransformerConfig
 from aios.store.quant import ArrowQuant
@@ -47,6 +54,21 @@ def test_a_packed_layer_is_the_linear_map_of_its_weights(bits: int, group_size: 
     bias, x = torch.randn(45), torch.randn(*shape, 70)
     expected = torch.nn.functional.linear(x, ArrowQuant.dequantize(weight), bias)
     torch.testing.assert_close(QuantLinear(weight, bias)(x), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("tokens", [1, 7, 20])
+def test_activations_of_8_bits_round_a_little_more_alone_and_together(bits: int, tokens: int) -> None:
+    layers = [QuantLinear(packed(rows, 150, bits)) for rows in (45, 64)]
+    x = torch.randn(tokens, 150)
+    exact = [torch.nn.functional.linear(x, layer.packed.dense()) for layer in layers]
+    use_activation_bits(torch.nn.ModuleList(layers), 8)
+    alone, together = [layer(x) for layer in layers], linear_together(layers, x)
+    for expected, one, other in zip(exact, alone, together, strict=True):
+        assert torch.equal(one, other)
+        assert 1e-4 < (one - expected).norm() / expected.norm() < 0.02
+    with pytest.raises(ValueError, match="12 bits"):
+        use_activation_bits(layers[0], 12)
 
 
 def test_a_packed_embedding_gives_rows_and_logits_of_one_matrix() -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers over the tokenizers library: round trips, reserved tokens, hostile text."""
+"""Tokenizers of text models and sentence encoders: round trips, reserved tokens, hostile text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from aios.contracts import Tokenizer as Contract
 from aios.errors import ModelCorrupt
-from aios.text import tokenizer as module
+from aios.text import vocabulary as module
 from aios.text.tokenizer import SentenceTokenizer, TextTokenizer, well_formed
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=60)

@@ -25,7 +25,7 @@ _GGUF_ALIGNMENT = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corpus:
-    """The valid inputs by kind: parquet, safetensors, gguf, frames, spec, tokenizer, chat."""
+    """The valid inputs by kind: parquet, safetensors, gguf, frames, spec, tokenizer, chat, memories, vectors."""
 
     samples: Mapping[str, Sequence[Sample]]
 
@@ -34,12 +34,14 @@ class Corpus:
         return self.samples[kind]
 
 
-def make_corpus(weight_files: Sequence[WeightSample]) -> Corpus:
+def make_corpus(weight_files: Sequence[WeightSample], memory_files: Sequence[Sample],
+                vector_files: Sequence[Sample]) -> Corpus:
     """Every sample, the same in every process."""
     rng = random.Random(SEED)
     return Corpus(samples={
         "parquet": [file.sample for file in weight_files], "safetensors": _safetensors(rng), "gguf": _gguf(rng),
-        "frames": _frames(), "spec": _specs(), "tokenizer": _tokenizers(), "chat": _chats()})
+        "frames": _frames(), "spec": _specs(), "tokenizer": _tokenizers(), "chat": _chats(),
+        "memories": memory_files, "vectors": vector_files})
 
 
 def _safetensors(rng: random.Random) -> list[Sample]:
@@ -172,8 +174,15 @@ def _tokenizers() -> list[Sample]:
     common: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": special,
                               "normalizer": {"type": "NFC"}, "post_processor": None, "decoder": before}
     split = {"type": "Split", "pattern": {"Regex": "\\p{L}+| "}, "behavior": "Isolated", "invert": False}
+    pieces = {"type": "WordPiece", "unk_token": "<pad>", "continuing_subword_prefix": "##",
+              "max_input_chars_per_word": 100, "vocab": vocab}
+    bert = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None,
+            "lowercase": True}
     return [_text("tokenizer bytes", {**common, "pre_tokenizer": before, "model": model}),
-            _text("tokenizer split", {**common, "pre_tokenizer": split, "model": model})]
+            _text("tokenizer split", {**common, "pre_tokenizer": split, "model": model}),
+            _text("tokenizer words", {**common, "normalizer": bert, "pre_tokenizer": {"type": "BertPreTokenizer"},
+                                      "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+                                      "model": pieces})]
 
 
 def _chats() -> list[Sample]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from aios import _native
 from aios.errors import AiosError
-from aios.lab.parsers import memories
+from aios.lab.parsers import memories, vectors
 from aios.lab.parsers.arguments import Guarded, distorted, wrong_keywords
 from aios.lab.parsers.corpus import Corpus
 
@@ -33,7 +33,7 @@ _GROUPS: Final = (32, 64, 128)
 _ROWS_MAX, _COLUMNS_MAX = 70, 150
 _NO_ARGUMENTS: Final = ("cpu_features", "names", "metadata", "tensors_sha256", "close", "done", "end", "abandon",
                         "partial", "__buffer__", "identity", "shape", "forgotten_ids", "flush", "compact", "refresh",
-                        "verify", "stats")
+                        "verify", "stats", "ids", "facts", "metric")
 _SLOW: Final = {"quant_gptq": 0.1, "quant_residual": 0.1}      # milliseconds each, however small the matrix
 
 
@@ -236,7 +236,8 @@ def _layers(rng: random.Random, bench: Bench) -> Call:
     layers = [_native.PackedLayer(*_layer_of(rng, sizes, guarded)) for _ in range(rng.randint(1, 2))]
     slots, capacity, start = rng.randint(1, 3), rng.randint(6, 12), rng.randint(0, 3)
     memory = [guarded.array(np.zeros((len(layers), slots, sizes[2], capacity, sizes[3]), np.float32)) for _ in "kv"]
-    pieces = [(0, slot, start, rng.randint(0, 3), rng.randint(0, 3)) for slot in range(slots)]
+    counts = [rng.randint(0, 3) for _ in range(slots)]
+    pieces = [(0, slot, start, count, rng.randint(0, count)) for slot, count in enumerate(counts)]
     tokens = sum(piece[3] for piece in pieces)
     x, cos, sin = (guarded.array(np.zeros((tokens, width), np.float32)) for width in (sizes[0], sizes[3], sizes[3]))
     return Call(call=_native.advance_layers, guarded=guarded, arguments=(
@@ -366,6 +367,10 @@ def _complete(rng: random.Random, bench: Bench) -> _native.WeightWriter:
     return writer
 
 
+def _words(rng: random.Random, bench: Bench) -> _native.FastTokenizer:
+    return _native.FastTokenizer(bench.corpus.of("tokenizer")[0].data)
+
+
 def _plain(make: Callable[[random.Random, Bench], Any], name: str, *arguments: Any) -> Make:
     """A method or attribute of what `make` returns, called with these arguments."""
     def call(rng: random.Random, bench: Bench) -> Call:
@@ -384,9 +389,26 @@ def _of_memories(make: memories.Make) -> Make:
     return call
 
 
+def _of_vectors(make: vectors.Make) -> Make:
+    """A call on an index of vectors."""
+    def call(rng: random.Random, bench: Bench) -> Call:
+        function, arguments, guarded = make(rng, bench.scratch)
+        return Call(call=function, arguments=arguments, guarded=guarded)
+    return call
+
+
 _ENTRIES: dict[str, Make] = {
     "cpu_features": lambda rng, bench: Call(call=_native.cpu_features),
     "crc32c": _crc32c,
+    "FastTokenizer": lambda rng, bench: Call(call=_native.FastTokenizer,
+                                             arguments=(bench.corpus.of("tokenizer")[0].data,)),
+    "FastTokenizer.encode": _plain(lambda rng, bench: _words(rng, bench), "encode", "the thin <eos> in\U0001f600"),
+    "FastTokenizer.encode_batch": _plain(lambda rng, bench: _words(rng, bench), "encode_batch", ["the thin", "", "in"]),
+    "FastTokenizer.decode": _plain(lambda rng, bench: _words(rng, bench), "decode", [0, 3, 1 << 20]),
+    "FastTokenizer.token_id": _plain(lambda rng, bench: _words(rng, bench), "token_id", "<eos>"),
+    "FastTokenizer.added": _plain(lambda rng, bench: _words(rng, bench), "added"),
+    "FastTokenizer.vocab_size": _plain(lambda rng, bench: _words(rng, bench), "vocab_size"),
+    "FastTokenizer.frame_length": _plain(lambda rng, bench: _words(rng, bench), "frame_length"),
     "FrameScanner": lambda rng, bench: Call(call=_native.FrameScanner, arguments=(1 << 20, 32, 1 << 16)),
     "FrameScanner.feed": _plain(lambda rng, bench: _scanner(rng), "feed", b"\x93\x01\x02\x03"),
     "FrameScanner.partial": _plain(lambda rng, bench: _scanner(rng), "partial"),
@@ -398,6 +420,8 @@ _ENTRIES: dict[str, Make] = {
     "quant_gptq": _gptq,
     "quant_residual": _residual,
     "join_openmp": lambda rng, bench: Call(call=_native.join_openmp, arguments=(f"/nowhere/{rng.random()}.so",)),
+    "peak_products": lambda rng, bench: Call(call=_native.peak_products, arguments=("bytes", 100, 2)),
+    "peak_read": lambda rng, bench: Call(call=_native.peak_read, arguments=(bytes(1000), 2)),
     "PackedMatrix": _matrix,
     "PackedMatrix.matmul": _matmul,
     "matmul_together": _together,
@@ -412,6 +436,7 @@ _ENTRIES: dict[str, Make] = {
     "gguf_dequantize": _gguf_dequantize,
     "gguf_pack": _gguf_pack,
     **{name: _of_memories(make) for name, make in memories.MAKERS.items()},
+    **{name: _of_vectors(make) for name, make in vectors.MAKERS.items()},
     "WeightFile": _open,
     "WeightFile.names": _plain(_file, "names"),
     "WeightFile.metadata": _plain(_file, "metadata"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 
 from aios import _native
 from aios.errors import AiosError, ModelCorrupt
-from aios.lab.parsers import entries, weights
+from aios.lab.parsers import entries, memories, vectors, weights
 from aios.lab.parsers.corpus import Corpus, make_corpus
 from aios.lab.parsers.mutations import Mutant, mutant
 from aios.lab.parsers.worker import Flips, Target, Undetected
@@ -32,7 +33,7 @@ def open_targets(scratch: Path) -> tuple[list[Target], Flips]:
     warnings.simplefilter("ignore")               # NumPy warns of what wrong arguments are made of
     np.seterr(all="ignore")
     files = weights.weight_files(scratch)
-    corpus = make_corpus(files)
+    corpus = make_corpus(files, memories.samples(scratch), vectors.samples(scratch))
     bench = entries.Bench(corpus=corpus, scratch=scratch)
     entries.prove(bench)
     bits, flip = weights.flip_and_judge(files, scratch / "flipped.parquet")
@@ -51,6 +52,8 @@ def open_targets(scratch: Path) -> tuple[list[Target], Flips]:
         reader("spec", 5, _spec(scratch), (AiosError,)),
         reader("tokenizer", 2, _tokenizer(scratch), (AiosError,)),
         reader("chat", 0.5, _chat(corpus, scratch), (AiosError,)),
+        reader("memories", 10, _memories(scratch), (_native.StorageError, OSError)),
+        reader("vectors", 6, _vectors(scratch), (OSError,)),
         Target(name="crc32c", share=2, attack=_crc32c, refusals=()),
         *(Target(name=name, share=_ENTRIES_SHARE * share, attack=entries.attack(name, bench),
                  refusals=entries.REFUSALS) for name, share in entries.shares().items()),
@@ -67,6 +70,39 @@ def _weights(scratch: Path, files: list[weights.WeightSample]) -> Read:
         # Behind checksums that were not made to agree, nothing else may be read than what was written.
         if made.kind != "repaired" and all(found != file.holds for file in files):
             raise Undetected(f"{made.kind} of {made.sample.name}: it is read as another file")
+    return read
+
+
+def _memories(scratch: Path) -> Read:
+    """One file of a store of memories is damaged, the others are whole."""
+    whole, folder = memories.store_folder(scratch), scratch / "hostile-memories"
+    shutil.copytree(whole, folder)
+    holds = memories.snapshot(whole)
+
+    def read(rng: random.Random, made: Mutant) -> None:
+        (folder / made.sample.name).write_bytes(made.data)
+        try:
+            found = memories.snapshot(folder)
+        finally:
+            (folder / made.sample.name).write_bytes(made.sample.data)
+        if found != holds:
+            raise Undetected(f"{made.kind} of {made.sample.name}: other memories are read")
+    return read
+
+
+def _vectors(scratch: Path) -> Read:
+    """A damaged index is searched before it is checked: links may lead anywhere."""
+    path = scratch / "hostile.vectors"
+
+    def read(rng: random.Random, made: Mutant) -> None:
+        path.write_bytes(made.sample.data)
+        holds = vectors.search(_native.VectorSearch.open(path))
+        path.write_bytes(made.data)
+        index = _native.VectorSearch.open(path)
+        found = vectors.search(index)
+        index.verify()
+        if found != holds:
+            raise Undetected(f"{made.kind} of {made.sample.name}: other vectors are found")
     return read
 
 

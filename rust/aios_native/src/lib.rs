@@ -4,12 +4,16 @@ mod bytes;
 mod cpu;
 mod few;
 mod imports;
+mod memory;
 mod openmp;
 mod packed_layer;
 mod packed_matrix;
+mod peak;
 mod quant;
 mod scanner;
 mod shared;
+mod tokenizer;
+mod vectors;
 mod weights;
 
 use pyo3::prelude::*;
@@ -24,17 +28,25 @@ mod _native {
     #[pymodule_export]
     use super::imports::{gguf_block, gguf_dequantize, gguf_pack, read_gguf, read_safetensors};
     #[pymodule_export]
+    use super::memory::MemoryStore;
+    #[pymodule_export]
     use super::openmp::join_openmp;
     #[pymodule_export]
     use super::packed_layer::{PackedLayer, advance_layers};
     #[pymodule_export]
     use super::packed_matrix::{PackedMatrix, matmul_together};
     #[pymodule_export]
+    use super::peak::{peak_products, peak_read};
+    #[pymodule_export]
     use super::quant::{
         quant_dequantize, quant_gptq, quant_hqq, quant_pack, quant_residual, quant_rtn, quant_unpack,
     };
     #[pymodule_export]
     use super::scanner::FrameScanner;
+    #[pymodule_export]
+    use super::tokenizer::FastTokenizer;
+    #[pymodule_export]
+    use super::vectors::VectorSearch;
     #[pymodule_export]
     use super::weights::{StorageError, WeightFile, WeightWriter};
 }

@@ -39,6 +39,7 @@ pub fn raised(error: storage::StorageError) -> PyErr {
         Error::Input { tensor, .. } => ("input", tensor),
         Error::Limit { tensor, .. } => ("limit", tensor),
         Error::Busy => ("busy", None),
+        Error::Stopped { .. } => ("stopped", None),
     };
     StorageError::new_err((kind, tensor, why))
 }

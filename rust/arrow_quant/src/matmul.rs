@@ -10,9 +10,12 @@ mod integer;
 mod isa;
 mod kernel;
 mod matrix;
+pub mod peak;
+mod single;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod words;
 
 pub use activations::Width;
 pub use isa::Isa;
@@ -119,11 +122,10 @@ struct Task<'a> {
 
 impl<'a> Task<'a> {
     fn new(isa: Isa, w: Matrix<'a>, y: &mut [f32], rows: usize, x: &[f32], width: Width) -> Self {
-        let narrow = width == Width::Bits8 && w.packed().layout.bits() < 8 && rows > 1;
         let low = w.residual().map_or_else(Vec::new, |residual| isa.project(residual, x));
         Task {
             w,
-            form: if narrow { Form::Bytes } else { Form::Pairs },
+            form: Form::of(width, w.packed().layout.bits(), rows),
             low: if rows == 1 { low } else { isa.tiling(rows).pack(&low) },
             y: Columns { start: y.as_mut_ptr(), rows, width: w.rows() },
         }
@@ -141,7 +143,7 @@ fn multiply_integers(isa: Isa, tasks: &[Task<'_>], x: &[f32], rows: usize, threa
         let group_size = task.w.packed().layout.group_size();
         let same = |input: &Activations| (input.form, input.group_size) == (task.form, group_size);
         chosen.push(inputs.iter().position(same).unwrap_or_else(|| {
-            inputs.push(Activations::quantise(x, task.form, group_size, isa.tiling(rows), threads));
+            inputs.push(Activations::quantise(isa, x, task.form, group_size, isa.tiling(rows), threads));
             inputs.len() - 1
         }));
     }

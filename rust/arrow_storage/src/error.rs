@@ -29,6 +29,11 @@ pub enum StorageError {
     },
     /// Another process is writing the same file.
     Busy,
+    /// A sync failed earlier; nothing is written until the store is opened again.
+    Stopped {
+        /// What failed.
+        why: String,
+    },
     /// The operating system refused.
     Io {
         /// What was attempted.
@@ -62,6 +67,31 @@ impl StorageError {
         StorageError::Input { tensor: Some(name.to_owned()), why: why.into() }
     }
 
+    /// The same error once more, for everybody who waits for one outcome.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        match self {
+            StorageError::Corrupt { tensor, why } => {
+                StorageError::Corrupt { tensor: tensor.clone(), why: why.clone() }
+            }
+            StorageError::Input { tensor, why } => {
+                StorageError::Input { tensor: tensor.clone(), why: why.clone() }
+            }
+            StorageError::Limit { tensor, why } => {
+                StorageError::Limit { tensor: tensor.clone(), why: why.clone() }
+            }
+            StorageError::Busy => StorageError::Busy,
+            StorageError::Stopped { why } => StorageError::Stopped { why: why.clone() },
+            StorageError::Io { doing, error } => StorageError::Io {
+                doing,
+                error: error.raw_os_error().map_or_else(
+                    || io::Error::new(error.kind(), error.to_string()),
+                    io::Error::from_raw_os_error,
+                ),
+            },
+        }
+    }
+
     /// For `map_err`: what was attempted when the system refused.
     pub fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |error| StorageError::Io { doing, error }
@@ -74,6 +104,7 @@ impl fmt::Display for StorageError {
             StorageError::Corrupt { why, .. }
             | StorageError::Input { why, .. }
             | StorageError::Limit { why, .. } => out.write_str(why),
+            StorageError::Stopped { why } => write!(out, "writing stopped: {why}"),
             StorageError::Busy => out.write_str("another process is writing it"),
             StorageError::Io { doing, error } => write!(out, "{doing}: {error}"),
         }

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: `layout` (what a tensor is), `schema` and `footer` (how Parquet says it), `file` (opening),
 //! `check` (whether it is true), `writer` with its `journal`, `mapping` with its `guard`, and `reader`, which puts them
-//! together. Foreign formats are in `import`.
+//! together. Foreign formats are in `import`, and the store of memories in `memory`.
 
 mod check;
 mod error;
@@ -13,6 +13,7 @@ pub mod import;
 mod journal;
 mod layout;
 mod mapping;
+pub mod memory;
 mod reader;
 mod schema;
 mod thrift;

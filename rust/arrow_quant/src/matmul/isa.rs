@@ -2,10 +2,14 @@
 
 use std::sync::LazyLock;
 
-use super::activations::{Activations, Form};
-use super::integer::{self, Plain, Words};
+use super::activations::{self, Activations, Rows};
+use super::integer;
 use super::kernel::{Inputs, Narrow, Registers, Scratch, Tiling, Wide, dot, many, single};
 use super::matrix::{Matrix, Residual};
+use super::single;
+#[cfg(target_arch = "x86_64")]
+use super::words::x86::Ymm;
+use super::words::{Plain, Words};
 
 /// An instruction set that this machine has; the lower is the simpler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,7 +33,7 @@ impl Isa {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected as has;
-            if has!("avx2") && has!("fma") {
+            if has!("avx2") && has!("fma") && has!("f16c") {
                 reachable.push(Isa(Level::Avx2));
             }
         }
@@ -73,7 +77,7 @@ impl Isa {
         match self.0 {
             Level::Portable => panel_of::<Narrow>(w, panel, inputs, scratch),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this level comes from `reachable` only, which found avx2 and fma.
+            // SAFETY: an `Isa` of this level comes from `reachable` only, which found avx2, fma and f16c.
             Level::Avx2 => unsafe { panel_avx2(w, panel, inputs, scratch) },
         }
     }
@@ -90,8 +94,18 @@ impl Isa {
         match self.0 {
             Level::Portable => integer_panel_of::<Plain, Narrow>(w, panel, x, low, scratch),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this level comes from `reachable` only, which found avx2 and fma.
+            // SAFETY: an `Isa` of this level comes from `reachable` only, which found avx2, fma and f16c.
             Level::Avx2 => unsafe { integer_panel_avx2(w, panel, x, low, scratch) },
+        }
+    }
+
+    /// Turns rows of x into integers.
+    pub(crate) fn quantise(self, rows: &mut Rows<'_>) {
+        match self.0 {
+            Level::Portable => activations::quantise::<Plain>(rows),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this level comes from `reachable` only, which found avx2, fma and f16c.
+            Level::Avx2 => unsafe { quantise_avx2(rows) },
         }
     }
 
@@ -100,7 +114,7 @@ impl Isa {
         match self.0 {
             Level::Portable => project_of::<Narrow>(residual, x),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this level comes from `reachable` only, which found avx2 and fma.
+            // SAFETY: an `Isa` of this level comes from `reachable` only, which found avx2, fma and f16c.
             Level::Avx2 => unsafe { project_avx2(residual, x) },
         }
     }
@@ -126,12 +140,12 @@ fn integer_panel_of<V: Words, R: Registers>(
     low: &[f32],
     scratch: &mut integer::Scratch,
 ) {
-    match (w.packed().layout.bits(), x.form, x.tiling().rows) {
-        (8, Form::Pairs, 1) => integer::single::<V, R, 8>(w, panel, x, low, scratch),
-        (4, Form::Pairs, 1) => integer::single::<V, R, 4>(w, panel, x, low, scratch),
-        (2, Form::Pairs, 1) => integer::single::<V, R, 2>(w, panel, x, low, scratch),
-        (8, _, _) => integer::panel::<V, R, 8>(w, panel, x, low, scratch),
-        (4, _, _) => integer::panel::<V, R, 4>(w, panel, x, low, scratch),
+    match (w.packed().layout.bits(), x.tiling.rows) {
+        (8, 1) => single::single::<V, R, 8>(w, panel, x, low, scratch),
+        (4, 1) => single::single::<V, R, 4>(w, panel, x, low, scratch),
+        (_, 1) => single::single::<V, R, 2>(w, panel, x, low, scratch),
+        (8, _) => integer::panel::<V, R, 8>(w, panel, x, low, scratch),
+        (4, _) => integer::panel::<V, R, 4>(w, panel, x, low, scratch),
         _ => integer::panel::<V, R, 2>(w, panel, x, low, scratch),
     }
 }
@@ -144,13 +158,13 @@ fn project_of<R: Registers>(residual: Residual<'_>, x: &[f32]) -> Vec<f32> {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn panel_avx2(w: &Matrix<'_>, panel: usize, inputs: Inputs<'_>, scratch: &mut Scratch) {
     panel_of::<Wide>(w, panel, inputs, scratch);
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn integer_panel_avx2(
     w: &Matrix<'_>,
     panel: usize,
@@ -158,11 +172,17 @@ fn integer_panel_avx2(
     low: &[f32],
     scratch: &mut integer::Scratch,
 ) {
-    integer_panel_of::<integer::x86::Ymm, Wide>(w, panel, x, low, scratch);
+    integer_panel_of::<Ymm, Wide>(w, panel, x, low, scratch);
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantise_avx2(rows: &mut Rows<'_>) {
+    activations::quantise::<Ymm>(rows);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
 fn project_avx2(residual: Residual<'_>, x: &[f32]) -> Vec<f32> {
     project_of::<Wide>(residual, x)
 }

@@ -8,6 +8,9 @@ use crate::pack::Packed;
 /// One value for each row of a panel: a column's weights, or sums over a panel.
 pub type Lanes = [f32; PANEL_ROWS];
 
+/// One f16 for each row of a panel.
+pub(crate) type Halves = [u16; PANEL_ROWS];
+
 /// A packed matrix and what is added to it; its buffers are as long as its layout says.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
@@ -79,6 +82,13 @@ impl<'a> Matrix<'a> {
         (scale, self.packed.zeros.map_or_else(|| scale.map(|scale| self.zero(scale)), lanes))
     }
 
+    /// The scales, and the zeros where there are any, of a panel's rows in one group.
+    #[inline(always)]
+    pub(crate) fn halves(&self, panel: usize, group: usize) -> (&'a Halves, Option<&'a Halves>) {
+        let at = panel * self.packed.layout.groups() + group;
+        (&self.packed.scales.as_chunks().0[at], self.packed.zeros.map(|zeros| &zeros.as_chunks().0[at]))
+    }
+
     /// `affine` of one row of the panel.
     #[inline(always)]
     pub(crate) fn affine_of(&self, panel: usize, group: usize, row: usize) -> (f32, f32) {
@@ -95,13 +105,12 @@ impl<'a> Matrix<'a> {
 }
 
 impl<'a> Residual<'a> {
-    /// Rows of the left factor that belong to a panel.
-    #[inline(always)]
     /// Inputs, at least 1 where there is anything to multiply.
     pub(crate) fn columns(&self) -> usize {
         self.right.len() / self.rank
     }
 
+    /// Rows of the left factor that belong to a panel.
     #[inline(always)]
     pub(crate) fn left_panel(&self, panel: usize) -> std::slice::ChunksExact<'a, u16> {
         let left = &self.left[panel * PANEL_ROWS * self.rank..];

@@ -1,0 +1,1 @@
+"""Memories: kept durably, found by meaning, forgotten for good."""

@@ -1,0 +1,136 @@
+"""The index beside the store: folded in when somebody asks, saved when the store is idle, made anew when in doubt.
+
+The store alone knows what is true. The saved index is a copy whose name says up to which id it is complete; what is
+newer is read from the store, what was forgotten is taken out. Because it holds vectors, the saved copy is removed
+as soon as anything is forgotten, and written again at the next save.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from aios.errors import AiosError
+from aios.memory.record import Filter, Floats, Ids
+from aios.memory.sealed_store import SCAN_ROWS, SealedStore
+from aios.memory.vector_index import VectorIndex
+
+FOLD_ROWS: Final = 4096              # new memories that wait for the next question at most
+_NAME: Final = re.compile(r"index-(\d{1,12})\.vectors")
+
+
+class SearchIndex:
+    """Ids by nearness of their vectors; threads may add, remove and search at once."""
+
+    def __init__(self, folder: Path, store: SealedStore, metric: str, *, writable: bool) -> None:
+        """Open the saved index and bring it up to the store."""
+        self._folder, self._store, self._metric, self._writable = folder, store, metric, writable
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Ids, Floats]] = []
+        self._known: Ids | None = None                 # of a reader's last snapshot
+        self._saved = False
+        self._index, self._covered = self._open()
+        self._catch_up()
+
+    def __len__(self) -> int:
+        with self._lock:
+            self._fold()
+            return len(self._index)
+
+    def add(self, ids: Sequence[int], vectors: Floats) -> None:
+        """Memories that the store has acknowledged."""
+        with self._lock:
+            self._waiting.append((np.asarray(ids, np.uint64), vectors))
+            self._saved = False
+            if sum(len(ids) for ids, _ in self._waiting) >= FOLD_ROWS:
+                self._fold()
+
+    def remove(self, ids: Sequence[int]) -> None:
+        """Memories that the store has forgotten."""
+        with self._lock:
+            self._fold()
+            self._index.remove(np.asarray(ids, np.uint64))
+            self._unlink()
+            self._saved = False
+
+    def search(self, query: Floats, k: int, allowed: Ids | None) -> list[tuple[int, float]]:
+        """(id, score) of the k nearest of all or of the allowed, best first."""
+        with self._lock:
+            self._fold()
+            ids, scores = self._index.search(query.reshape(1, -1), k, allowed=allowed)
+        return [(int(number), float(score)) for number, score in zip(ids[0], scores[0], strict=True)
+                if number > 0 and np.isfinite(score)]
+
+    def refresh(self) -> None:
+        """Bring store and index up to a newer snapshot."""
+        with self._lock:
+            self._store.refresh()
+            self._catch_up()
+
+    def save(self) -> None:
+        """Write it down; nothing may be remembered meanwhile."""
+        with self._lock:
+            self._fold()
+            if self._saved or not self._writable:
+                return
+            if len(self._index) > 0:
+                self._unlink()
+                self._index.save(self._folder / f"index-{self._covered}.vectors")
+            self._saved = True
+
+    def _open(self) -> tuple[VectorIndex, int]:
+        """The saved index and the id up to which it is complete; an empty one where there is none or it is damaged."""
+        for path, covered in self._files():
+            try:
+                index = VectorIndex.open(path)
+                if index.dim == self._store.dim and index.metric == self._metric:
+                    self._saved = True
+                    return index, covered
+            except AiosError:
+                pass                                   # a copy: it is made anew
+            if self._writable:
+                path.unlink(missing_ok=True)
+        return VectorIndex(self._store.dim, self._metric), 0
+
+    def _files(self) -> list[tuple[Path, int]]:
+        found = [(path, match) for path in self._folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+        return sorted(((path, int(match[1])) for path, match in found), key=lambda one: -one[1])
+
+    def _unlink(self) -> None:
+        if self._writable:
+            for path, _ in self._files():
+                path.unlink(missing_ok=True)
+
+    def _catch_up(self) -> None:
+        """Take out what was forgotten, put in what is new."""
+        forgotten = self._store.forgotten()
+        if len(forgotten):
+            before = len(self._index)
+            self._index.remove(forgotten)
+            self._saved = self._saved and before == len(self._index)
+        ids = None if self._writable else self._store.select(Filter())
+        if ids is None or self._known is None:
+            fresh = self._store.scan(self._covered)
+        else:       # ids are not acknowledged in their order: a snapshot may lack one that is lower than its highest
+            new = np.setdiff1d(ids, self._known)
+            pieces = (new[at:at + SCAN_ROWS] for at in range(0, len(new), SCAN_ROWS))
+            fresh = ((piece, self._store.vectors(piece.tolist())) for piece in pieces)
+        for some, vectors in fresh:
+            self._add(some, vectors)
+            self._saved = False
+        self._known = ids
+
+    def _fold(self) -> None:
+        if self._waiting:
+            ids, vectors = zip(*self._waiting, strict=True)
+            self._add(np.concatenate(ids), np.concatenate(vectors))
+            self._waiting.clear()
+
+    def _add(self, ids: Ids, vectors: Floats) -> None:
+        self._index.add(ids, vectors)
+        self._covered = max(self._covered, int(ids.max()))
