@@ -44,7 +44,7 @@ COMMANDS: tuple[Entry, ...] = (
     Entry(name="daemon", home="daemon:daemon", help="Run the daemon in the foreground."),
     Entry(name="service", home="service:app", help="Run the daemon as a systemd service."),
     Entry(name="generate", home="generate:generate", help="Continue a prompt with an autoregressive model."),
-    Entry(name="diffuse", home="ask:diffuse", help="Continue a prompt by diffusion."),
+    Entry(name="diffuse", home="ask:diffuse", help="Continue a prompt, or answer it, by diffusion."),
     Entry(name="infill", home="ask:infill", help="Write what stands between a head and a tail."),
     Entry(name="encode", home="ask:encode", help="Turn texts into unit vectors."),
     Entry(name="models", home="models:app", help="Install, import, export, compress, verify and remove models."),

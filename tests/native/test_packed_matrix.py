@@ -144,10 +144,10 @@ def test_activations_have_32_16_or_8_bits() -> None:
     matrix = PackedMatrix(32, 32, 8, 32, codes, np.full((1, 1, 32), 0x2C00, np.uint16))
     x, exact = rng.standard_normal((4, 32), np.float32), np.zeros((4, 32), np.float32)
     matrix.matmul(x, exact)
-    for bits in (16, 8):
+    for bits, error_max in ((16, 1e-4), (8, 1.5e-2)):
         out = np.zeros_like(exact)
         matrix.matmul(x, out, 1, bits)
-        assert np.abs(out - exact).max() < 1e-3 * np.abs(exact).max()
+        assert np.abs(out - exact).max() < error_max * np.abs(exact).max()
     with pytest.raises(ValueError, match="32, 16 or 8"):
         matrix.matmul(x, exact, 1, 4)
     with pytest.raises(ValueError, match="16 or 8"):
