@@ -40,7 +40,8 @@ test: lint rust-test
 	$(BIN)/python -m pytest
 
 # make sanitize: the Rust tests under AddressSanitizer, with overflow checks; needs the nightly toolchain.
-SANITIZED := -p aios_arrow_quant -p aios_arrow_storage -p aios_crc32c -p aios_frame_scanner -p aios_half
+SANITIZED := -p aios_arrow_quant -p aios_arrow_storage -p aios_crc32c -p aios_frame_scanner -p aios_half \
+	-p aios_vector_search -p aios_fast_tokenizer
 sanitize:
 	@cargo +nightly --version >/dev/null 2>&1 || { echo "skipped: no nightly toolchain; rustup toolchain install nightly"; exit 0; }; \
 	set -x; CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 RUSTFLAGS="-Zsanitizer=address -Cdebug-assertions=on -Coverflow-checks=on" \

@@ -18,6 +18,7 @@ import numpy as np
 
 from aios.errors import BadInput, LimitExceeded
 from aios.memory.record import METADATA_BYTES_MAX, NAMESPACE, TEXT_BYTES_MAX, Floats, Memory, NewMemory
+from aios.security import private_file
 
 _T = TypeVar("_T")
 FORMAT: Final = "aios-memories-1"
@@ -48,26 +49,12 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def write(path: Path, dim: int, memories: Iterator[tuple[Memory, Floats]]) -> int:
     """Write memories with their vectors; the file is there as a whole or not at all. Returns how many."""
-    staged = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        count = 0
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(_Head(format=FORMAT, dim=dim)) + b"\n")
-            for memory, vector in memories:
-                file.write(msgspec.json.encode(_line(memory, vector)) + b"\n")
-                count += 1
-            file.flush()
-            os.fsync(descriptor)
-        staged.replace(path)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    count = 0
+    with private_file.replaced(path) as file:
+        file.write(msgspec.json.encode(_Head(format=FORMAT, dim=dim)) + b"\n")
+        for memory, vector in memories:
+            file.write(msgspec.json.encode(_line(memory, vector)) + b"\n")
+            count += 1
     return count
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from aios.errors import ConfigError
 
@@ -31,11 +34,18 @@ def read(path: Path, bytes_max: int) -> bytes | None:
 
 def write(path: Path, data: bytes) -> None:
     """Replace the file with `data`, mode 0600, so that a crash leaves the old or the new content, never a mixture."""
+    with replaced(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """What is written meanwhile becomes the file, mode 0600, on the disk and as a whole; nothing after an error."""
     staged = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(descriptor)
         staged.replace(path)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 
-from aios.contracts import Canvas, Denoise, Schedule
-from aios.diffusion.processes import token_segments, write
+from aios.contracts import Canvas, Denoise, Schedule, Segment, SegmentPrediction
+from aios.diffusion.samplers.scheduled import scheduled
 
 
 def left_to_right(
@@ -21,21 +23,10 @@ def left_to_right(
 ) -> Iterator[Canvas]:
     """Unmask the first positions that are still masked; yields the canvas after every denoiser call.
 
-    Of n positions masked at the start, round(n * (1 - alpha_s)) are left after the step that ends at s. One position
-    a step is the order whose likelihood block diffusion reports.
+    One position a step is the order whose likelihood block diffusion reports.
     """
-    started = {index: segment.masked.sum(dim=1) for index, segment in token_segments(canvas)}
-    for t, s in schedule.intervals(steps):
-        left_share = 1.0 - schedule.alpha(torch.tensor(s, dtype=torch.float64))
-        reveal = {
-            index: segment.masked.sum(dim=1) - (started[index] * left_share).round().long()
-            for index, segment in token_segments(canvas)
-        }
-        if not any(bool((count > 0).any()) for count in reveal.values()):
-            continue
-        canvas = canvas.at(t)
-        prediction = denoise(canvas)
-        for index, segment in token_segments(canvas):
-            where = segment.masked & (segment.masked.cumsum(dim=1) <= reveal[index][:, None])
-            canvas = canvas.put(index, write(segment, prediction.segments[index], where, temperature, rng))
-        yield canvas
+    return scheduled(_first, denoise, canvas, schedule, steps, rng, temperature)
+
+
+def _first(segment: Segment, predicted: SegmentPrediction, count: Int[Tensor, " b"]) -> Bool[Tensor, "b s"]:
+    return segment.masked & (segment.masked.cumsum(dim=1) <= count[:, None])
