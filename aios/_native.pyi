@@ -133,6 +133,20 @@ def advance_layers(
     many of these, the last ones, see each other whatever their order).
     """
 
+class PackedEncoder:
+    """A whole BERT-style encoder: (hidden, heads, ffn, eps), words, positions, the norm behind them, and layers.
+
+    words: a PackedMatrix or (vocabulary, hidden) f32. places (positions, hidden). norm: weight and bias. Of a layer:
+    matrices and biases of queries, keys and values together, out, up, down; weight and bias of both norms.
+    """
+
+    def __new__(
+        cls, shape: tuple[int, int, int, float], words: PackedMatrix | Buffer, places: Buffer, norm: Sequence[Buffer],
+        layers: Sequence[tuple[Sequence[PackedMatrix], Sequence[Buffer | None], Sequence[Buffer]]],
+    ) -> PackedEncoder: ...
+    def encode(self, ids: Buffer, lengths: Buffer, out: Buffer, threads: int = 1, activation_bits: int = 8) -> None:
+        """out (texts, hidden) f32 = unit vectors; `ids` i64 of all texts, `lengths` i64 how many each has."""
+
 class FastTokenizer:
     """A tokenizer.json with a fast path; NotImplementedError says what has none, ValueError what is malformed."""
 
@@ -180,10 +194,14 @@ class FrameScanner:
 class MemoryStore:
     """A store of memories: the one writer, or a reader's snapshot. Raises StorageError, OSError, ValueError."""
 
-    def __new__(cls, folder: str | PathLike[str], writable: bool) -> MemoryStore: ...
+    def __new__(cls, folder: str | PathLike[str], writable: bool, key: bytes | None = None) -> MemoryStore: ...
     @staticmethod
-    def create(folder: str | PathLike[str], dim: int, half: bool, identity: bytes) -> None:
-        """Make an empty store; `identity` is 16 random bytes."""
+    def create(folder: str | PathLike[str], dim: int, half: bool, identity: bytes, key: bytes | None = None) -> None:
+        """Make an empty store; `identity` is 16 random bytes; with a key of 32 it is encrypted as a whole."""
+
+    @staticmethod
+    def look(folder: str | PathLike[str]) -> tuple[bytes, bool] | None:
+        """The 16 bytes that name the store in a folder, and whether it opens with a key only; None if there is none."""
 
     def identity(self) -> bytes:
         """The 16 bytes that name the store."""
@@ -313,8 +331,15 @@ class VectorSearch:
     def open(path: str | PathLike[str]) -> VectorSearch:
         """The index that `save` wrote, in place."""
 
+    @staticmethod
+    def open_sealed(path: str | PathLike[str], key: bytes, number: int) -> VectorSearch:
+        """The index that `save_sealed` wrote under this key and number, opened into memory."""
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write the index to a file, durably."""
+
+    def save_sealed(self, path: str | PathLike[str], key: bytes, number: int) -> None:
+        """Write the index to a file, durably, encrypted under 32 bytes of key and a number that it opens with only."""
 
     def verify(self) -> None:
         """Check all of the file that the index was opened from."""

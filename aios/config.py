@@ -50,6 +50,14 @@ class LimitsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     slow_client_seconds: float = 30.0    # a client that reads nothing for this long is dropped
 
 
+class MemorySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[memory]"""
+
+    key: Literal["file", "credential", "keyring", "passphrase"] = "file"   # of a store that is made anew
+    encrypts: Literal["texts", "all"] = "texts"    # of it: texts and metadata, or vectors and columns as well
+    passages: int = 5                    # recalled for a request that asks for memory
+
+
 class PluginsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[plugins]: can narrow what the grants store allows, never widen it."""
 
@@ -60,7 +68,7 @@ class PluginsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class ScheduleSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[schedule]: five-field cron expressions in local time; empty = never."""
 
-    housekeeping: str = "17 3 * * *"     # verify installed models, remove leftovers, rotate the log
+    housekeeping: str = "17 3 * * *"     # verify models, remove leftovers, rotate the log, compact memories
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +77,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     daemon: DaemonSection = DaemonSection()
     model: ModelSection = ModelSection()
     limits: LimitsSection = LimitsSection()
+    memory: MemorySection = MemorySection()
     plugins: PluginsSection = PluginsSection()
     schedule: ScheduleSection = ScheduleSection()
 
@@ -123,6 +132,10 @@ class Places:
         return self.data / "plugins"
 
     @property
+    def memory(self) -> Path:
+        return self.data / "memory"
+
+    @property
     def log_file(self) -> Path:
         return self.state / "daemon.log"
 
@@ -165,7 +178,7 @@ def parse(raw: bytes, where: str = "daemon.toml") -> Config:
         config = msgspec.convert(tomllib.loads(raw.decode("utf-8")), Config)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"{where}: {error}", remedy=remedy) from error
-    for section in ("daemon", "model", "limits"):
+    for section in ("daemon", "model", "limits", "memory"):
         for name in getattr(config, section).__struct_fields__:
             value = getattr(getattr(config, section), name)
             if isinstance(value, int | float) and not isinstance(value, bool):

@@ -29,6 +29,8 @@
     │   ├── MemoryCorrupt        memory.corrupt       what was acknowledged is damaged
     │   ├── MemoryStopped        memory.stopped       a sync failed; nothing more is written
     │   ├── MemoryBusy           memory.busy          another process writes the store
+    │   ├── MemoryDied           memory.died          the memory process ended under this request
+    │   ├── EncoderChanged       memory.encoder       the memories' vectors are of another encoder
     │   └── KeyRefused           memory.key           the secret is missing or another one
     ├── DownloadError            download.failed
     └── Internal                 internal             a defect of AIOS; details are in the log
@@ -245,6 +247,20 @@ class MemoryBusy(MemoryStoreError):
 
     code = "memory.busy"
     exit_code = EX_TEMPFAIL
+
+
+class MemoryDied(MemoryStoreError):
+    """The memory process ended while this request was on its way: it may have been done or not."""
+
+    code = "memory.died"
+    exit_code = EX_TEMPFAIL
+
+
+class EncoderChanged(MemoryStoreError):
+    """The vectors of the memories were made by an encoder that this one cannot stand for."""
+
+    code = "memory.encoder"
+    exit_code = EX_CONFIG
 
 
 class KeyRefused(MemoryStoreError):

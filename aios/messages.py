@@ -6,7 +6,9 @@ reader understands a newer writer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -23,7 +25,14 @@ NEW_TOKENS_MAX = 1 << 17          # the longest contexts of the models at hand
 CHAT_MESSAGES_MAX = 1024          # a day's conversation; its characters are limited as those of a prompt
 STOPS_MAX, STOP_CHARS_MAX = 16, 256   # every one is looked for after every token
 TOP_K_MAX = 1 << 20               # above every vocabulary
+PASSAGES_MAX = 64                 # of memories in one request; more than a model of today reads with profit
+MEMORIES_PER_REMEMBER_MAX = 1024  # with 384 dimensions 1.5 MiB of vectors; every one has its share of the frame
+MEMORIES_PER_PAGE_MAX = 256       # of what is listed at once; every one with all its tags fits a frame's elements
+IDS_PER_FORGET_MAX = 16_384       # a quarter of the elements of a frame
+RECALL_MAX = 1000                 # as many memories fit a frame, long ones apart
+VECTOR_BYTES_MAX = 8192 * 4       # of the widest store
 
+Recollection = Literal["off", "auto"]
 Finish = Literal["stop", "length", "cancelled"]
 T = TypeVar("T")
 
@@ -56,6 +65,18 @@ class ChatMessage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """What memory lends to a request."""
+
+    text: str
+    id: int = 0                # of the memory; 0 for a text that was never one
+    score: float | None = None
+    source: str = ""
+    provenance: str = ""
+    vector: bytes | None = None   # little-endian f32: the stored pattern, for heads that attend to it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Diffuse(Sampling):
     """Continue a prompt, or write the assistant's next turn of a conversation, by diffusion."""
 
@@ -66,6 +87,8 @@ class Diffuse(Sampling):
     model: str | None = None
     size: tuple[int, int] = (512, 512)
     voice_id: str = "default"
+    memory: Recollection = "off"              # auto: the passages nearest to the prompt are recalled
+    passages: tuple[Passage, ...] = ()        # to write with in sight, best first
 
     @property
     def conversation(self) -> tuple[ChatMessage, ...]:
@@ -104,10 +127,117 @@ class Generate:
     stop: tuple[str, ...] = ()                # ends the text before the first of these
     seed: int | None = None                   # drawn and reported when absent
     raw: bool = False                         # continue the prompt as it stands
+    memory: Recollection = "off"              # auto: the passages nearest to the prompt are recalled
+    passages: tuple[Passage, ...] = ()        # to write with in sight, best first
 
 
 Generation = Diffuse | Infill
 Request = Encode | Diffuse | Infill | Generate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFilter:
+    """Conditions on what is clear of memories, which all have to hold; what is empty lets everything through."""
+
+    namespaces: Sequence[str] = ()       # one of these
+    tags: Sequence[str] = ()             # all of these
+    sources: Sequence[str] = ()          # one of these
+    provenances: Sequence[str] = ()      # one of these
+    since: datetime | None = None        # this time or later
+    until: datetime | None = None        # before this time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryDraft:
+    """A memory on its way in."""
+
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    vector: bytes | None = None          # little-endian f32; None: the encoder makes one of the text
+    namespace: str = "default"
+    tags: tuple[str, ...] = ()
+    time: datetime | None = None         # with its time zone; None: now
+    source: str = ""                     # where it comes from: a path, an address, a conversation
+    provenance: str = ""                 # what may be believed of it: owner, document, peer, teacher, tool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """A memory as it was kept; `score` is its nearness to the query, where there was one."""
+
+    id: int
+    text: str
+    metadata: dict[str, Any]
+    namespace: str
+    tags: tuple[str, ...]
+    time: datetime                       # UTC
+    source: str
+    provenance: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remember:
+    """Keep memories, all or none of them; the answer is their ids, and comes when they are on the disk.
+
+    once: one that is there already (same namespace, time, source and text) is not kept again, its id is answered.
+    """
+
+    memories: tuple[MemoryDraft, ...]
+    once: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recall:
+    """The k memories nearest to a text or a vector, of those that pass the filter."""
+
+    query: str | None = None
+    vector: bytes | None = None          # little-endian f32, in place of the text
+    k: int = 10
+    filter: MemoryFilter = MemoryFilter()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """Forget memories by id, or all that pass a filter that says something; it cannot be undone."""
+
+    ids: tuple[int, ...] = ()
+    filter: MemoryFilter | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListMemories:
+    """A page of the memories that pass the filter, in the order of their ids."""
+
+    filter: MemoryFilter = MemoryFilter()
+    after: int = 0                       # the `next` of the page before
+    limit: int = 100
+    vectors: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPage:
+    """Some memories; `next` is None on the last page. Large texts end a page before its limit."""
+
+    memories: tuple[Memory, ...]
+    total: int                           # that pass the filter and come after the page before
+    next: int | None = None
+    dim: int = 0
+    vectors: tuple[bytes, ...] = ()      # little-endian f32, one for each memory where they were asked for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryStats:
+    """Sizes and counts of the store."""
+
+    memories: int = 0
+    forgotten: int = 0                   # ids that stay as tombstones
+    to_compact: int = 0                  # rows of forgotten memories whose sealed bytes are still on the disk
+    segments: int = 0
+    log_rows: int = 0                    # what the next opening reads again
+    bytes: int = 0                       # of segments and log
+    dim: int = 0
+    vector: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +273,7 @@ class Verdict:
     finish: Finish = "stop"
     plugin: str | None = None          # the head that answered
     filters: dict[str, float] | None = None   # of an autoregressive model: top_k, top_p and their like
+    memories: tuple[int, ...] = ()     # ids of the passages that were in sight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +349,8 @@ def check(request: Request) -> None:
 
 
 def _chars(request: Diffuse | Generate) -> int:
-    return len(request.prompt) + len(request.system or "") + sum(len(one.content) for one in request.messages)
+    texts = [*(one.content for one in request.messages), *(one.text for one in request.passages)]
+    return len(request.prompt) + len(request.system or "") + sum(map(len, texts))
 
 
 def _check_sampling(request: Sampling) -> None:
@@ -257,6 +389,49 @@ def _check_conversation(request: Diffuse | Generate) -> None:
         raise BadInput("there are both a prompt and messages", remedy="make the prompt the last message")
     if request.system is not None and request.messages and request.messages[0].role == "system":
         raise BadInput("there are two system texts", remedy="leave out one of them")
+    _check_range("the number of passages", len(request.passages), 0, PASSAGES_MAX)
+    for passage in request.passages:
+        _check_vector(passage.vector)
+    if len({len(passage.vector or b"") for passage in request.passages}) > 1:
+        raise BadInput("passages have vectors of different lengths", remedy="give one kind, or none")
+    if request.passages and request.memory != "off":
+        raise BadInput("there are passages, and memory is asked for others", remedy="leave out one of them")
+
+
+def question(request: Diffuse | Generate) -> str:
+    """What memories are recalled for: the prompt, or the last words of the user."""
+    said = [one.content for one in request.messages if one.role == "user"]
+    return said[-1] if said else request.prompt
+
+
+def check_memory(request: Remember | Recall | Forget | ListMemories) -> None:
+    """The same for what is asked of memory; raises BadInput."""
+    if isinstance(request, Remember):
+        _check_range("the number of memories", len(request.memories), 1, MEMORIES_PER_REMEMBER_MAX)
+        for draft in request.memories:
+            _check_vector(draft.vector)
+            if request.once and draft.time is None:
+                raise BadInput("a memory that is kept once needs its time", remedy="give the time, or leave out once")
+    elif isinstance(request, Recall):
+        _check_range("k", request.k, 1, RECALL_MAX)
+        if (request.query is None) == (request.vector is None):
+            raise BadInput("a question is a text or a vector", remedy="give one of query and vector")
+        _check_range("the length of the query", len(request.query or ""), 0, PROMPT_CHARS_MAX)
+        _check_vector(request.vector)
+    elif isinstance(request, Forget):
+        _check_range("the number of ids", len(request.ids), 0, IDS_PER_FORGET_MAX)
+        if bool(request.ids) == (request.filter is not None):
+            raise BadInput("what is forgotten is named by ids or by a filter", remedy="give one of them")
+        if request.filter is not None and not any(to_wire(request.filter).values()):
+            raise BadInput("an empty filter would forget everything", remedy="name a tag, a source or a time")
+    else:
+        _check_range("limit", request.limit, 1, MEMORIES_PER_PAGE_MAX)
+        _check_range("after", request.after, 0, 2**63 - 1)
+
+
+def _check_vector(vector: bytes | None) -> None:
+    if vector is not None and (len(vector) % 4 or not 0 < len(vector) <= VECTOR_BYTES_MAX):
+        raise BadInput(f"a vector of {len(vector)} bytes", remedy=f"give little-endian f32, {VECTOR_BYTES_MAX} at most")
 
 
 def _check_range(name: str, value: float | None, low: float, high: float) -> None:

@@ -28,7 +28,8 @@ ONE_IMPORTER = {
     "apscheduler": {"aios/service/scheduler"},
     "msgpack": {"aios/ipc/stream"},
     "watchdog": {"aios/service/watcher"},
-    "aios._native": {"aios/model/quant_linear", "aios/model/packed_layers", "aios/store", "aios/memory", "aios/text",
+    "aios._native": {"aios/model/quant_linear", "aios/model/packed_encoder",
+                     "aios/model/packed_layers", "aios/store", "aios/memory", "aios/text",
                      "aios/ipc/stream", "aios/lab/kernel_peaks", "aios/lab/parsers"},     # the last attacks all of it
 }
 PLUGIN_MAY_IMPORT = ("aios.contracts", "aios.errors", "aios.hookspecs", "aios.messages", "aios.model",
@@ -130,6 +131,11 @@ def test_the_command_line_reaches_only_its_rooms() -> None:
 def test_the_parent_process_holds_no_torch_and_no_arrays() -> None:
     loaded = loaded_after("import aios.service.daemon, aios.service.server, aios.service.handlers")
     assert not loaded & {"torch", "pyarrow", "numpy", "tokenizers", "safetensors", "rich", "typer", "cryptography"}
+
+
+def test_the_memory_process_holds_no_torch() -> None:
+    loaded = loaded_after("import aios.service.memory_process, aios.memory.conditioner, aios.memory.notes")
+    assert not loaded & {"torch", "pyarrow", "transformers", "asyncio", "typer"}
 
 
 def test_importing_aios_is_free() -> None:

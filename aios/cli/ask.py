@@ -11,7 +11,7 @@ import typer
 from aios.cli import render
 from aios.cli.options import Json
 from aios.errors import BadInput
-from aios.messages import PROMPT_CHARS_MAX, TEXTS_PER_ENCODE_MAX, Response, State, from_wire
+from aios.messages import PROMPT_CHARS_MAX, TEXTS_PER_ENCODE_MAX, Recollection, Response, State, from_wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +27,8 @@ Model = Annotated[str | None, typer.Option(help="A model's name; daemon.toml nam
 Modality = Annotated[str, typer.Option(help="text, code, or what a plugin brings a head for.")]
 Chat = Annotated[bool, typer.Option("--chat", help="Answer the prompt as a user's message.")]
 System = Annotated[str | None, typer.Option(help="With --chat: what the model is told before the message.")]
+Memories = Annotated[Recollection | None, typer.Option("--memory", help="auto: with the memories that matter in sight; "
+                                                                        "off is the default.")]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Watch the text appear out of masks.")]
 
 
@@ -34,7 +36,7 @@ def diffuse(
     prompt: Annotated[str, typer.Argument(help="What to continue or, with --chat, answer; - reads standard input.")],
     chat: Chat = False, system: System = None, modality: Modality = "text", length: Length = None,
     steps: Steps = None, sampler: Sampler = None, temperature: Temperature = None, seed: Seed = None,
-    model: Model = None, watch: Watch = False, json: Json = False,
+    model: Model = None, memory: Memories = None, watch: Watch = False, json: Json = False,
 ) -> None:
     """Continue a prompt, or answer it, by diffusion.
 
@@ -42,7 +44,8 @@ def diffuse(
     """
     prompt = text_argument(prompt)
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
-    asked |= {"system": None if system is None else whole(system), "modality": modality, "model": model}
+    asked |= {"system": None if system is None else whole(system), "modality": modality, "model": model,
+              "memory": memory}
     sampling = {"length": length, "steps": steps, "sampler": sampler, "temperature": temperature, "seed": seed}
     response = _generate("diffuse", {**asked, **sampling}, watch=watch, as_json=json)
     before = prompt.rstrip("\n") + "\n" if chat else prompt
@@ -149,8 +152,9 @@ def show_cost(response: Response) -> None:
     """What the answer cost and how it can be had again, as a remark."""
     usage, verdict = response.usage, response.verdict
     seed = f", seed {response.seed}" if response.seed is not None else ""
+    used = f", memories {', '.join(map(str, verdict.memories))}" if verdict.memories else ""
     tokens = f"{usage.completion_tokens} tokens, {usage.steps} steps, " if usage.steps else ""
-    render.remark(f"({tokens}{render.duration(usage.compute_ms / 1000)}, {verdict.model}{seed})")
+    render.remark(f"({tokens}{render.duration(usage.compute_ms / 1000)}, {verdict.model}{seed}{used})")
 
 
 def _vectors(response: Response) -> list[list[float]]:

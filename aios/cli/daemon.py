@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 EXIT_NOT_RUNNING = 3          # what LSB says `status` returns for a stopped service
 POLL_SECONDS = 0.01
-STOP_MARGIN_SECONDS = 15.0    # beyond the drain: the model worker is given time to end too
+STOP_MARGIN_SECONDS = 45.0    # beyond the drain: worker and memory process are given time to end too
 
 SafeMode = Annotated[bool, typer.Option("--safe-mode", help="Load first-party plugins only.")]
 
@@ -141,7 +141,7 @@ def held(places: config.Places) -> bool:
 
 
 def _show_status(found: dict[str, Any]) -> None:
-    worker = found["worker"]
+    worker, memory = found["worker"], found["memory"]
     render.facts({
         "daemon": f"{found['state']}, pid {found['pid']}, version {found['version']}"
                   + (", safe mode" if found["safe_mode"] else ""),
@@ -153,6 +153,8 @@ def _show_status(found: dict[str, Any]) -> None:
         "worker": worker["state"] + (f", pid {worker['pid']}" if worker["pid"] else "")
                   + (f", {worker['rss_mb']:.0f} MB" if worker["rss_mb"] else ""),
         "models": worker["models"],
+        "memories": memory["state"] + (f", {memory['rss_mb']:.0f} MB" if memory["rss_mb"] else "")
+                    + (f", {memory['restarts']} restarts" if memory["restarts"] else ""),
         "restarts": worker["restarts"] or None,
         "last end": worker["reason"],
         "plugins": ", ".join(f"{count} {state}" for state, count in found["plugins"].items()),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from aios.cli import render
-from aios.cli.ask import show_cost, text_argument, whole
+from aios.cli.ask import Memories, show_cost, text_argument, whole
 from aios.cli.options import Json
 from aios.messages import Response, State, from_wire
 
@@ -31,7 +31,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer or continue; - reads standard input.")],
     system: System = None, max_tokens: MaxTokens = 256, temperature: Temperature = None, top_p: TopP = None,
     top_k: TopK = None, min_p: MinP = None, repetition_penalty: Penalty = None, stop: Stop = None, seed: Seed = None,
-    raw: Raw = False, model: Model = None, no_stream: NoStream = False, json: Json = False,
+    raw: Raw = False, model: Model = None, memory: Memories = None, no_stream: NoStream = False, json: Json = False,
 ) -> None:
     """Continue a prompt with an autoregressive model.
 
@@ -41,7 +41,7 @@ def generate(
     params = {"prompt": text_argument(prompt), "system": None if system is None else whole(system),
               "max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
               "repetition_penalty": repetition_penalty, "stop": [whole(text) for text in stop or ()], "seed": seed,
-              "raw": raw, "model": model}
+              "raw": raw, "model": model, "memory": memory}
     from aios.ipc.client import connect
 
     with connect() as client:

@@ -16,6 +16,7 @@ from aios.cli import render
 from aios.cli.options import Json, group
 from aios.cli.train_data import app as data_app
 from aios.cli.train_export import export, judge
+from aios.cli.train_memory import memory, relevance
 from aios.errors import BadInput
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ app = group("Train models: data from recipes, runs from plans, models from runs.
 app.add_typer(data_app, name="data")
 app.command()(export)
 app.command()(judge)
+app.command()(memory)
+app.command()(relevance)
 
 Runs = Annotated[Path, typer.Option(metavar="DIR", help="The folder of all runs.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; all when absent.")]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aios import config as configuration
 from aios import messages as checks
@@ -21,6 +22,8 @@ from aios.messages import (
     Generate,
     Generation,
     Infill,
+    Passage,
+    Recollection,
     Request,
     Response,
     State,
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aios.registry.registry import Registry
+
+Asking = TypeVar("Asking", bound=Diffuse | Generate)
 
 
 class ArrowEngine:
@@ -68,16 +73,19 @@ class ArrowEngine:
                 voice_id: str = "default", *, messages: Sequence[ChatMessage | Mapping[str, str]] | None = None,
                 system: str | None = None, length: int | None = None, steps: int | None = None,
                 sampler: str | None = None, temperature: float | None = None, seed: int | None = None,
-                model: str | None = None, on_state: Callable[[State], object] | None = None,
+                model: str | None = None, memory: Recollection = "off",
+                passages: Sequence[Passage | Mapping[str, Any]] | None = None,
+                on_state: Callable[[State], object] | None = None,
                 cancel: Callable[[], bool] | None = None) -> Response:
         """Continue a prompt, or write the assistant's next turn of a conversation, by diffusion.
 
-        `on_state` sees the canvas after every denoising step; `cancel` is asked at the same moments and, once it
-        says True, Cancelled is raised.
+        memory="auto": with the memories of this home that matter in sight; passages: with these texts. `on_state`
+        sees the canvas after every denoising step; `cancel` is asked at the same moments and, once it says True,
+        Cancelled is raised.
         """
         request = Diffuse(prompt=prompt, messages=_turns(messages), system=system, modality=modality, size=size,
                           voice_id=voice_id, length=length, steps=steps, sampler=sampler, temperature=temperature,
-                          seed=seed, model=model)
+                          seed=seed, model=model, memory=memory, passages=_passages(passages))
         return _finish(self.ask(request), on_state, cancel)
 
     def infill(self, prefix: str, suffix: str, *, modality: str = "text", length: int | None = None,
@@ -93,17 +101,20 @@ class ArrowEngine:
                  system: str | None = None, max_tokens: int = 256, temperature: float | None = None,
                  top_p: float | None = None, top_k: int | None = None, min_p: float | None = None,
                  repetition_penalty: float | None = None, stop: Sequence[str] = (), seed: int | None = None,
-                 raw: bool = False, model: str | None = None, on_text: Callable[[str], object] | None = None,
+                 raw: bool = False, model: str | None = None, memory: Recollection = "off",
+                 passages: Sequence[Passage | Mapping[str, Any]] | None = None,
+                 on_text: Callable[[str], object] | None = None,
                  cancel: Callable[[], bool] | None = None) -> Response:
         """Continue a prompt or a conversation token by token with an autoregressive model.
 
-        What is None is the model's own default. `on_text` sees the text as it becomes certain; `cancel` is asked
-        after every step and, once it says True, Cancelled is raised.
+        What is None is the model's own default. memory and passages as in `diffuse`. `on_text` sees the text as it
+        becomes certain; `cancel` is asked after every step and, once it says True, Cancelled is raised.
         """
         request = Generate(
             prompt=prompt, messages=_turns(messages), system=system, max_tokens=max_tokens, temperature=temperature,
             top_p=top_p, top_k=top_k, min_p=min_p, repetition_penalty=repetition_penalty,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop), seed=seed, raw=raw, model=model)
+            stop=(stop,) if isinstance(stop, str) else tuple(stop), seed=seed, raw=raw, model=model, memory=memory,
+            passages=_passages(passages))
         return _finish(self.ask(request), on_text and partial(_tell, on_text), cancel)
 
     def ask(self, request: Request) -> Generator[State, None, Response]:
@@ -161,7 +172,7 @@ class ArrowEngine:
     def route(self, request: Generate) -> Generate:
         """The request to serve in place of this one, as plugins decide; BadInput when it breaks a limit."""
         checks.check(request)
-        routed = self._registry.route(request)
+        routed = self._registry.route(self._with_memories(request))
         assert isinstance(routed, Generate)   # a route cannot change the kind of request
         return routed
 
@@ -211,6 +222,15 @@ class ArrowEngine:
                 refused[index] = error
         return routed, refused
 
+    def _with_memories(self, request: Asking) -> Asking:
+        """The request with the memories it wishes for; the daemon has seen to that before a request comes here."""
+        if request.memory == "off":
+            return request
+        asked, lent = checks.question(request), tuple[Passage, ...]()
+        if asked.strip() and (conditioner := self._assembly.conditioner()) is not None:
+            lent = conditioner.passages(asked, vector=self.encode([asked])[0], k=self._assembly.passages_max)
+        return replace(request, memory="off", passages=lent)
+
     def _answered(self, request: Generate, response: Response) -> None:
         self._registry.response_ready(request, response)
 
@@ -229,7 +249,7 @@ class ArrowEngine:
 
     def _ask_generation(self, request: Generation) -> Generator[State, None, Response]:
         registry = self._registry
-        routed = registry.route(request)
+        routed = registry.route(self._with_memories(request) if isinstance(request, Diffuse) else request)
         assert isinstance(routed, Generation)   # a route cannot change the kind of request
         plugin, head = router.choose_head(routed, registry)
         if isinstance(routed, Diffuse) and routed.messages and not getattr(head, "converses", False):
@@ -246,6 +266,10 @@ class ArrowEngine:
 
 def _turns(messages: Sequence[ChatMessage | Mapping[str, str]] | None) -> tuple[ChatMessage, ...]:
     return tuple(from_wire(to_wire(one), ChatMessage) for one in messages or ())
+
+
+def _passages(passages: Sequence[Passage | Mapping[str, Any]] | None) -> tuple[Passage, ...]:
+    return tuple(from_wire(to_wire(one), Passage) for one in passages or ())
 
 
 def _sift(group: dict[int, Encode]) -> tuple[dict[int, Encode], dict[int, Response | AiosError]]:

@@ -14,12 +14,15 @@ from aios.engine.blame import blame
 from aios.engine.chat import OpenLanguage
 from aios.engine.encoding import SentenceEncoder
 from aios.errors import ModelError, ModelMissing
+from aios.messages import PASSAGES_MAX
 from aios.store import models
 from aios.store.record import SPEC, TOKENIZER, read_spec
 from aios.text.tokenizer import SentenceTokenizer, TextTokenizer
 
 if TYPE_CHECKING:
     from aios.config import Config, Places
+    from aios.memory.conditioner import MemoryConditioner
+    from aios.memory.vector_memory import ArrowStorage
 
 ENCODER_TOKENS_MAX = 512    # BERT's positions; sentence_bert_config.json may ask for fewer
 
@@ -43,6 +46,8 @@ class Assembly:
         self._models: dict[str, OpenModel] = {}
         self._encoders: dict[str, SentenceEncoder] = {}
         self._languages: dict[str, OpenLanguage] = {}
+        self._memories: ArrowStorage | None = None
+        self.passages_max = min(config.memory.passages, PASSAGES_MAX)
         self._heads: dict[tuple[str, str, str | None], tuple[Head, OpenHead]] = {}
         if config.model.threads:
             torch.set_num_threads(config.model.threads)
@@ -78,6 +83,18 @@ class Assembly:
                                  remedy=f"{verb} --model {name}, or another model: aios models list")
             self._languages[name] = OpenLanguage.open(model)
         return self._languages[name]
+
+    def conditioner(self) -> MemoryConditioner | None:
+        """The memories of this home as they are now, to be read only; None where there are none."""
+        from aios.memory.conditioner import MemoryConditioner
+        from aios.memory.vector_memory import ArrowStorage
+
+        if self._memories is None:
+            if not self._places.memory.is_dir():
+                return None
+            self._memories = ArrowStorage.open(self._places.memory, None, read_only=True)
+        self._memories.refresh()
+        return MemoryConditioner(self._memories)
 
     def head(self, plugin: str, head: Head, model: str | None, modality: str) -> OpenHead:
         """A plugin's head opened on a model, or on the one of the modality; PluginError when its code fails."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aios.contracts import OpenModel
+from aios.engine.remembering import remembered
 from aios.engine.sampling import Choice
 from aios.errors import BadInput, ModelCorrupt
 from aios.messages import ChatMessage, Generate
@@ -46,6 +47,7 @@ class OpenLanguage:
 
     def prompt(self, request: Generate) -> list[int]:
         """The token ids to continue; raises BadInput for what the model cannot be asked or cannot read."""
+        request = remembered(request, chat=self.template is not None)
         chat = request.messages or request.system is not None
         if chat and self.template is None:
             raise BadInput(f"{self.name} has no chat template: it reads neither messages nor a system text",

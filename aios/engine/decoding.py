@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from aios import messages
+from aios.engine import remembering
 from aios.engine.blame import ALLOCATION_FAILED
 from aios.engine.chat import OpenLanguage
 from aios.engine.router import SEED_BYTES
@@ -148,6 +149,7 @@ class Decoding:
             except AiosError as error:
                 refused[key] = error
             chars += len(request.prompt) + sum(len(one.content) for one in request.messages)
+            chars += sum(len(one.text) for one in request.passages)
             self._arrived.popleft()
         return refused
 
@@ -253,7 +255,7 @@ class Decoding:
             verdict=Verdict(
                 model=self.language.name, release=self.language.release, finish=finish,
                 sampler="greedy" if choice.temperature == 0.0 else "sampling", temperature=choice.temperature,
-                filters=choice.filters, threads=torch.get_num_threads(),
+                filters=choice.filters, memories=remembering.memories(writing.request), threads=torch.get_num_threads(),
                 instruction_set=torch.backends.cpu.get_cpu_capability()))
 
     def _abandon(self) -> list[Hashable]:

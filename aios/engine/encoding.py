@@ -78,17 +78,25 @@ def encode(encoder: SentenceEncoder, requests: Mapping[int, Encode]) -> Iterator
             tokens = sum(len(ids[member]) for member in members)
             share_s = (time.perf_counter() - began) / tokens
             finished = {}
-            for vector, member in zip(vectors, members, strict=True):
-                key, row = chunk[member]
+            for key, places in _by_key([chunk[member][0] for member in members]).items():
                 encoding = encodings[key]
-                encoding.vectors[row] = vector
-                encoding.open -= 1
-                encoding.tokens += len(ids[member])
-                encoding.compute_s += share_s * len(ids[member])
+                encoding.vectors[[chunk[members[place]][1] for place in places]] = vectors[places]
+                own_tokens = sum(len(ids[members[place]]) for place in places)
+                encoding.open -= len(places)
+                encoding.tokens += own_tokens
+                encoding.compute_s += share_s * own_tokens
                 if not encoding.open:
                     finished[key] = encoding
             yield finished
             began = time.perf_counter()
+
+
+def _by_key(keys: Sequence[int]) -> dict[int, list[int]]:
+    """Where each key stands in the list."""
+    places: dict[int, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    return places
 
 
 def _quanta(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -9,6 +9,7 @@ import torch
 
 from aios.contracts import Canvas, Condition, Logits, Prediction
 from aios.diffusion.samplers import in_blocks
+from aios.engine import remembering
 from aios.engine.blame import blame
 from aios.engine.router import Plan
 from aios.errors import ModelError
@@ -44,6 +45,7 @@ def generate(plan: Plan) -> Generator[State, None, Response]:
     began = time.perf_counter()
     with torch.inference_mode(), blame(plan.plugin, "encoding the request"):
         canvas, condition = plan.head.encode(plan.request, plan.length)
+        condition = remembering.conditioned(condition, plan.request)
     denoising = Denoising(plan, condition)
     rng = torch.Generator().manual_seed(plan.seed)
     onward = plan.block and len(canvas.segments) == 1 and canvas.segments[0].onward
@@ -85,6 +87,7 @@ def _response(plan: Plan, canvas: Canvas, calls: int, compute_s: float, began: f
         verdict=Verdict(
             model=head.model.name, release=head.model.release, plugin=plan.plugin, sampler=plan.sampler,
             temperature=plan.temperature, finish="stop" if written < plan.length else "length",
+            memories=remembering.memories(plan.request),
             threads=torch.get_num_threads(), instruction_set=torch.backends.cpu.get_cpu_capability()))
 
 

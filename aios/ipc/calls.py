@@ -10,11 +10,30 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 from aios.errors import ProtocolError
 from aios.ipc.conversation import Exchange
 from aios.ipc.protocol import Hello, Status, Welcome
-from aios.messages import ChatMessage, Response, State, from_wire, to_wire
+from aios.messages import (
+    ChatMessage,
+    ListMemories,
+    Memory,
+    MemoryDraft,
+    MemoryFilter,
+    MemoryPage,
+    MemoryStats,
+    Passage,
+    Recollection,
+    Response,
+    State,
+    from_wire,
+    to_wire,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
     import numpy as np
     from numpy.typing import NDArray
+
+    Vector = bytes | Iterable[float]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -135,15 +154,19 @@ class Calls:
                 voice_id: str = "default", *, messages: Sequence[ChatMessage | Mapping[str, str]] | None = None,
                 system: str | None = None, length: int | None = None, steps: int | None = None,
                 sampler: str | None = None, temperature: float | None = None, seed: int | None = None,
-                model: str | None = None, deadline_ms: int | None = None,
+                model: str | None = None, memory: Recollection | None = None,
+                passages: Sequence[Passage | Mapping[str, Any]] | None = None, deadline_ms: int | None = None,
                 on_state: OnState | None = None) -> Exchange[Response]:
-        """Continue a prompt or a conversation by diffusion; `on_state` sees the canvas after each step."""
+        """Continue a prompt or a conversation by diffusion; `on_state` sees the canvas after each step.
+
+        memory="auto": with the memories nearest to what is asked in sight; passages: with these texts in sight.
+        """
         return Exchange(verb="diffuse", result=_response, on_state=on_state, params={
             # A daemon that knows no messages must miss the prompt, not continue an empty one.
             "prompt": prompt or None if messages else prompt, "messages": to_wire(list(messages or ())) or None,
             "system": system, "modality": modality, "size": size, "voice_id": voice_id, "length": length,
             "steps": steps, "sampler": sampler, "temperature": temperature, "seed": seed, "model": model,
-            "deadline_ms": deadline_ms})
+            "memory": memory, "passages": to_wire(list(passages or ())) or None, "deadline_ms": deadline_ms})
 
     @_call
     def infill(self, prefix: str, suffix: str, *, modality: str = "text", length: int | None = None,
@@ -160,14 +183,74 @@ class Calls:
                  system: str | None = None, max_tokens: int = 256, temperature: float | None = None,
                  top_p: float | None = None, top_k: int | None = None, min_p: float | None = None,
                  repetition_penalty: float | None = None, stop: Sequence[str] = (), seed: int | None = None,
-                 raw: bool = False, model: str | None = None, deadline_ms: int | None = None,
+                 raw: bool = False, model: str | None = None, memory: Recollection | None = None,
+                 passages: Sequence[Passage | Mapping[str, Any]] | None = None, deadline_ms: int | None = None,
                  on_text: OnText | None = None) -> Exchange[Response]:
-        """Continue a prompt or a conversation token by token; `on_text` sees the text as it is written."""
+        """Continue a prompt or a conversation token by token; `on_text` sees the text as it is written.
+
+        memory and passages as in `diffuse`.
+        """
         return Exchange(verb="generate", result=_response, on_state=on_text and partial(_tell, on_text), params={
             "prompt": prompt, "messages": to_wire(list(messages or ())), "system": system, "max_tokens": max_tokens,
             "temperature": temperature, "top_p": top_p, "top_k": top_k, "min_p": min_p,
             "repetition_penalty": repetition_penalty, "stop": [stop] if isinstance(stop, str) else list(stop),
-            "seed": seed, "raw": raw, "model": model, "deadline_ms": deadline_ms})
+            "seed": seed, "raw": raw, "model": model, "memory": memory,
+            "passages": to_wire(list(passages or ())) or None, "deadline_ms": deadline_ms})
+
+    @_call
+    def remember(self, text: str, metadata: Mapping[str, Any] | None = None, *, vector: Vector | None = None,
+                 namespace: str = "default", tags: Sequence[str] = (), time: datetime | None = None, source: str = "",
+                 provenance: str = "", once: bool = False, deadline_ms: int | None = None) -> Exchange[int]:
+        """Keep a memory; its id once it is on the disk. Without a vector the daemon encodes the text.
+
+        once: if it is there already (same namespace, time, source and text) that one's id; `time` is then needed.
+        """
+        draft = MemoryDraft(text=text, metadata=dict(metadata or {}), vector=_packed(vector), namespace=namespace,
+                            tags=tuple(tags), time=time, source=source, provenance=provenance)
+        return Exchange(verb="memory.remember", result=_only, params={
+            "memories": to_wire([draft]), "once": once or None, "deadline_ms": deadline_ms})
+
+    @_call
+    def remember_many(self, memories: Sequence[MemoryDraft | Mapping[str, Any]], *, once: bool = False,
+                      deadline_ms: int | None = None) -> Exchange[list[int]]:
+        """Keep memories, all or none; their ids once they are on the disk."""
+        return Exchange(verb="memory.remember", result=list, params={
+            "memories": to_wire(list(memories)), "once": once or None, "deadline_ms": deadline_ms})
+
+    @_call
+    def recall(self, query: str | Vector, k: int = 10, filter: MemoryFilter | None = None, *,
+               deadline_ms: int | None = None) -> Exchange[list[Memory]]:
+        """The k memories nearest to a text or a vector, best first, of those that pass the filter."""
+        text = query if isinstance(query, str) else None
+        return Exchange(verb="memory.recall", result=partial(from_wire, kind=list[Memory]), params={
+            "query": text, "vector": None if isinstance(query, str) else _packed(query), "k": k,
+            "filter": filter and to_wire(filter), "deadline_ms": deadline_ms})
+
+    @_call
+    def forget(self, what: int | Sequence[int] | MemoryFilter, *,
+               deadline_ms: int | None = None) -> Exchange[list[int]]:
+        """Forget memories for good, by id or by a filter that says something; the ids that were there."""
+        ids = None if isinstance(what, MemoryFilter) else [what] if isinstance(what, int) else list(what)
+        return Exchange(verb="memory.forget", result=list, params={
+            "ids": ids, "filter": to_wire(what) if isinstance(what, MemoryFilter) else None,
+            "deadline_ms": deadline_ms})
+
+    @_call
+    def memory_page(self, filter: MemoryFilter | None = None, *, after: int = 0, limit: int = 100,
+                    vectors: bool = False) -> Exchange[MemoryPage]:
+        """Some memories in the order of their ids; `after` is the `next` of the page before."""
+        asked = ListMemories(filter=filter or MemoryFilter(), after=after, limit=limit, vectors=vectors)
+        return Exchange(verb="memory.list", params=to_wire(asked), result=partial(from_wire, kind=MemoryPage))
+
+    @_call
+    def memory_stats(self) -> Exchange[MemoryStats]:
+        """Sizes and counts of the store of memories."""
+        return Exchange(verb="memory.stats", params={}, result=partial(from_wire, kind=MemoryStats))
+
+    @_call
+    def compact_memory(self) -> Exchange[bool]:
+        """Take the sealed bytes of forgotten memories off the disk; true if there were any."""
+        return Exchange(verb="memory.compact", params={}, result=bool)
 
 
 def _tell(on_text: OnText, state: State) -> None:
@@ -177,6 +260,23 @@ def _tell(on_text: OnText, state: State) -> None:
 
 def _as_it_is(result: Any) -> Any:
     return result
+
+
+def _only(result: list[int]) -> int:
+    [number] = result
+    return number
+
+
+def _packed(vector: Vector | None) -> bytes | None:
+    """Numbers as little-endian f32; bytes are taken to be that."""
+    if vector is None or isinstance(vector, bytes):
+        return vector
+    from array import array
+
+    numbers = array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tobytes()
 
 
 def _response(result: Any) -> Response:

@@ -23,8 +23,8 @@ def types() -> dict[str, dict[str, str]]:
 
 
 def _verb(verb: Verb) -> dict[str, Any]:
-    """One verb as data; what every worker verb accepts beside its own parameters is included."""
-    params = _members(verb.params) | (_members(Call) if verb.place == "worker" else {})
+    """One verb as data; what the verbs of worker and memory accept beside theirs is included."""
+    params = _members(verb.params) | (_members(Call) if verb.place != "daemon" else {})
     return {"name": verb.name, "scope": verb.scope, "params": params, "result": _name(verb.result),
             "streams": verb.streams, "doc": verb.doc}
 

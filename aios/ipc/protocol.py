@@ -11,7 +11,7 @@ from aios.security.auth import Scope
 
 PROTOCOL_VERSION = 1
 
-Place = Literal["daemon", "worker"]
+Place = Literal["daemon", "worker", "memory"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What every worker verb accepts beside its own parameters."""
+    """What every verb of the worker and of memory accepts beside its own parameters."""
 
     stream: bool = False              # send `state` notifications: [msgid, State]
     deadline_ms: int | None = None    # from arrival; the daemon's default when absent
@@ -79,6 +79,13 @@ class NewToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unlock:
+    """The passphrase that opens the store of memories; of a home without one it becomes the passphrase."""
+
+    passphrase: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
     """The model worker as the parent sees it."""
 
@@ -88,6 +95,17 @@ class WorkerStatus:
     restarts: int = 0
     reason: str | None = None         # why it last ended, when that was no choice
     models: tuple[str, ...] = ()      # loaded now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryStatus:
+    """The memory process as the parent sees it; off until something is remembered or asked for."""
+
+    state: Literal["off", "starting", "ready", "busy", "stopping", "crash-loop"] = "off"
+    pid: int | None = None
+    rss_mb: float | None = None
+    restarts: int = 0
+    reason: str | None = None         # why it last ended, when that was no choice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +126,7 @@ class Status:
     config_file: str
     config_error: str | None
     worker: WorkerStatus
+    memory: MemoryStatus = MemoryStatus()
     plugins: dict[str, int] = field(default_factory=dict)     # state -> count
     housekeeping: dict[str, Any] = field(default_factory=dict)  # last run, next run, findings
 
@@ -144,6 +163,20 @@ VERBS: dict[str, Verb] = {
              doc="Write what stands between a head and a tail.", streams=True),
         Verb(name="generate", scope="ask", place="worker", params=messages.Generate, result=messages.Response,
              doc="Continue a prompt or a conversation with an autoregressive model.", streams=True),
+        Verb(name="memory.remember", scope="memory", place="memory", params=messages.Remember, result=list[int],
+             doc="Keep memories, all or none; their ids once they are on the disk. Texts alone are encoded."),
+        Verb(name="memory.recall", scope="memory", place="memory", params=messages.Recall,
+             result=list[messages.Memory], doc="The memories nearest to a text or a vector, best first."),
+        Verb(name="memory.forget", scope="memory", place="memory", params=messages.Forget, result=list[int],
+             doc="Forget memories for good, by id or by a filter; the ids that were there."),
+        Verb(name="memory.list", scope="memory", place="memory", params=messages.ListMemories,
+             result=messages.MemoryPage, doc="Memories page by page, with their vectors if wanted: an export."),
+        Verb(name="memory.stats", scope="memory", place="memory", params=Nothing, result=messages.MemoryStats,
+             doc="Sizes and counts of the store."),
+        Verb(name="memory.compact", scope="memory", place="memory", params=Nothing, result=bool,
+             doc="Take the sealed bytes of forgotten memories off the disk; true if there were any."),
+        Verb(name="memory.unlock", scope="memory", place="memory", params=Unlock, result=bool,
+             doc="Open a store that a passphrase locks, until the daemon ends."),
         Verb(name="models.ps", scope="ask", place="daemon", params=Nothing, result=list[dict[str, Any]],
              doc="Models loaded in the worker now."),
         Verb(name="plugins.list", scope="ask", place="daemon", params=Nothing, result=list[dict[str, Any]],

@@ -20,7 +20,7 @@ from aios.ipc.client import AsyncClient, Client, connect_async
 from aios.lab.report import LabOptions, Report, Row
 from aios.lab.scratch_home import ScratchDaemon, children, cpu_seconds, scratch_daemon
 from aios.messages import State
-from aios.service.worker_link import resident_mb
+from aios.service.child_link import resident_mb
 
 SENTENCE = "The quick brown fox jumps over the lazy dog beside the quiet river."
 PROMPT = "Once upon a time there was"

@@ -1,7 +1,8 @@
-"""`aios bench memory`: how fast memories are acknowledged, and how soon a store of a million answers.
+"""`aios bench memory`: how fast memories are acknowledged, recalled through the daemon, and a large store is opened.
 
 Texts are short notes, vectors random; both are made before the clock starts. An acknowledgement is a memory that is
-sealed, written and synced. Opening is done by a process of its own, from the call to the answer of its first question.
+sealed, written and synced. A recall is what a client of the daemon waits for: from the vector of a question to ten
+memories with their texts. Opening is done by a process of its own, from the call to the answer of its first question.
 """
 
 from __future__ import annotations
@@ -22,15 +23,22 @@ from typing import Final
 import numpy as np
 
 from aios.errors import MemoryStoreError
+from aios.ipc.client import Client
 from aios.lab.report import LabOptions, Report, Row
+from aios.lab.scratch_home import scratch_daemon
 from aios.memory.record import Floats, NewMemory
 from aios.memory.vector_memory import DIM, ArrowStorage
 
 GROUP: Final = 256                        # memories that share a sync
-ACKS, ACKS_QUICK = 50_000, 10_000
+ACKS, ACKS_QUICK = 50_000, 5_000
 THREADS: Final = 16
-ALONE_S = 3.0                             # of one memory after another
-MEMORIES, MEMORIES_QUICK = 1_000_000, 50_000
+ALONE_S, ALONE_QUICK_S = 3.0, 1.0         # of one memory after another
+RECALLED, RECALLED_QUICK = 100_000, 10_000
+RECALLS, RECALLS_QUICK = 5_000, 500
+K: Final = 10
+WARM_UP: Final = 50
+REMEMBER_PAUSE_S: Final = 0.02            # of the client that remembers meanwhile
+MEMORIES, MEMORIES_QUICK = 1_000_000, 10_000
 FILL_GROUP: Final = 8192
 OPENS, OPENS_QUICK = 7, 3
 SYNCS: Final = 50
@@ -61,13 +69,13 @@ os._exit(0)     # without saving anything
 def run(options: LabOptions) -> Report:
     """All rows; a few minutes, most of them filling the large store."""
     with TemporaryDirectory(prefix="aios-memory-") as scratch:
-        rows = [*_acks(Path(scratch), options), *_opening(Path(scratch), options)]
+        rows = [*_acks(Path(scratch), options), *_recalling(options), *_opening(Path(scratch), options)]
     return Report.of("memory", rows, options)
 
 
 def _acks(scratch: Path, options: LabOptions) -> list[Row]:
     """Memories acknowledged a second: in groups, from many threads, one after another."""
-    count = ACKS_QUICK if options.quick else ACKS
+    count, seconds = (ACKS_QUICK, ALONE_QUICK_S) if options.quick else (ACKS, ALONE_S)
     options.progress("acknowledging", 0.0)
     memories = list(_notes(count, options.seed))
     sync = f"fdatasync of 4 kB takes {_sync_ms(scratch):.2f} ms here"
@@ -77,8 +85,8 @@ def _acks(scratch: Path, options: LabOptions) -> list[Row]:
             store.remember_many(memories[start:start + GROUP])
         groups = count / (time.perf_counter() - began)
     with ArrowStorage.open(scratch / "threads") as store:
-        many = _from_threads(store, memories, ALONE_S)
-        alone = _alone(store, memories, ALONE_S)
+        many = _from_threads(store, memories, seconds)
+        alone = _alone(store, memories, seconds)
     return [
         Row(metric="append_acks_per_s", value=round(groups), unit="acks/s", better="higher", must=2000, aim=20_000,
             n=count, reason=f"groups of {GROUP} by remember_many, sealed, {DIM} dimensions; {sync}"),
@@ -114,6 +122,67 @@ def _alone(store: ArrowStorage, memories: list[NewMemory], seconds: float) -> fl
     return count / (time.perf_counter() - began)
 
 
+def _recalling(options: LabOptions) -> list[Row]:
+    """What clients of the daemon wait for: alone, and while another one keeps remembering."""
+    count, recalls = (RECALLED_QUICK, RECALLS_QUICK) if options.quick else (RECALLED, RECALLS)
+    rng = np.random.default_rng(options.seed + 1)
+    questions: Floats = rng.standard_normal((recalls, DIM), dtype=np.float32)
+    with scratch_daemon(start=False) as daemon:
+        options.progress(f"remembering {count:,}", 0.1)
+        _fill(daemon.places.memory, count, options.seed)
+        daemon.start()
+        with daemon.connect() as client, daemon.connect() as other:
+            options.progress("recalling", 0.15)
+            client.recall(questions[0].tobytes(), K)           # starts the process, which opens the index
+            alone = _recall_ms(client, questions)
+            stop = threading.Event()
+            writer = threading.Thread(target=_keep_remembering, args=(other, options.seed, stop))
+            writer.start()
+            try:
+                beside = _recall_ms(client, questions)
+            finally:
+                stop.set()
+                writer.join()
+            rss_mb = client.status().memory.rss_mb
+    said = f"{count:,} memories, k = {K}, one client, vectors given"
+    return [
+        Row(metric="recall_p99_ms", value=round(float(np.percentile(alone, 99)), 3), unit="ms", better="lower", must=10,
+            aim=3, n=recalls, reason=f"{said}; median {median(alone):.2f} ms"),
+        Row(metric="recall_p99_ms_while_remembering", value=round(float(np.percentile(beside, 99)), 3), unit="ms",
+            better="lower", n=recalls, reason=f"{said}; median {median(beside):.2f} ms; another client remembers one "
+                                              f"after another, {REMEMBER_PAUSE_S * 1e3:.0f} ms apart"),
+        Row(metric="memory_process_rss_mb", value=rss_mb, unit="MB", better="lower",
+            reason=f"{said}; mapped files that were read are counted")]
+
+
+def _recall_ms(client: Client, questions: Floats) -> list[float]:
+    took = []
+    for index, question in enumerate(questions.tolist()):
+        vector = np.asarray(question, "<f4").tobytes()
+        began = time.perf_counter()
+        found = client.recall(vector, K)
+        if index >= WARM_UP:
+            took.append((time.perf_counter() - began) * 1e3)
+        assert len(found) == K
+    return took
+
+
+def _keep_remembering(client: Client, seed: int, stop: threading.Event) -> None:
+    for memory in _notes(FILL_GROUP, seed + 2):
+        if stop.wait(REMEMBER_PAUSE_S):
+            return
+        client.remember(memory.text, vector=np.asarray(memory.vector, "<f4").tobytes(), tags=("bench",))
+
+
+def _fill(folder: Path, count: int, seed: int) -> None:
+    """A store with its index saved."""
+    with ArrowStorage.open(folder) as store:
+        store.prepare()
+        for group in _groups(_notes(count, seed), FILL_GROUP):
+            store.remember_many(group)
+        store.flush()
+
+
 def _opening(scratch: Path, options: LabOptions) -> list[Row]:
     """From the call to the first answer, and the memory that the open store takes."""
     count = MEMORIES_QUICK if options.quick else MEMORIES
@@ -124,11 +193,7 @@ def _opening(scratch: Path, options: LabOptions) -> list[Row]:
         return [Row(metric=name, value=None, unit=unit, better="lower", reason=reason) for name, unit in names]
     folder = scratch / "large"
     options.progress(f"remembering {count:,}", 0.2)
-    with ArrowStorage.open(folder) as store:
-        store.prepare()
-        for group in _groups(_notes(count, options.seed), FILL_GROUP):
-            store.remember_many(group)
-        store.flush()
+    _fill(folder, count, options.seed)
     size = sum(file.stat().st_size for file in folder.iterdir())
     options.progress("opening", 0.9)
     opens = OPENS_QUICK if options.quick else OPENS

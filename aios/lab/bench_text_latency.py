@@ -92,9 +92,9 @@ def _row(one: Measured, spec: dict[str, Any], denoise: TextDenoiser, options: La
     facts = machine_facts()
     return Row(metric=one.metric, value=middle * 1e3, unit="ms", better="lower", must=one.must, aim=one.aim,
                n=len(taken), reason=(
-                   f"random weights, INT{BITS} in groups of {GROUP_SIZE}, {STEPS} steps, batch 1, {threads} threads, "
-                   f"{facts['isa']}; {min(taken) * 1e3:.0f} to {max(taken) * 1e3:.0f} ms; its products are "
-                   f"{work / 1e9:.0f} billion operations, {work / middle / 1e9:.0f} a second"))
+                   f"random weights, INT{BITS} in groups of {GROUP_SIZE}, 8-bit activations, {STEPS} steps, batch 1, "
+                   f"{threads} threads, {facts['isa']}; {min(taken) * 1e3:.0f} to {max(taken) * 1e3:.0f} ms; its "
+                   f"products are {work / 1e9:.0f} billion operations, {work / middle / 1e9:.0f} a second"))
 
 
 def operations(spec: dict[str, Any], tokens: int) -> float:

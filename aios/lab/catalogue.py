@@ -18,17 +18,20 @@ from aios.ledger import Entry, Ledger, new_id
 Group = Literal["bench", "eval", "campaign"]
 
 BENCHES: Final[Mapping[str, str]] = {
-    "daemon": "aios.lab.bench_daemon:run", "kernels": "aios.lab.bench_kernels:run",
+    "daemon": "aios.lab.bench_daemon:run", "encode": "aios.lab.bench_encode:run",
+    "kernels": "aios.lab.bench_kernels:run",
     "load": "aios.lab.bench_load:run",
     "memory": "aios.lab.bench_memory:run", "quant": "aios.lab.bench_quant:run",
+    "text": "aios.lab.bench_text:run", "text-latency": "aios.lab.bench_text_latency:run",
     "tokenizer": "aios.lab.bench_tokenizer:run", "train": "aios.lab.bench_train:run",
     "vector": "aios.lab.bench_vector:run"}
 EVALS: Final[Mapping[str, str]] = {
     "code": "aios.lab.eval_code:run", "encode": "aios.lab.eval_encode:run", "generate": "aios.lab.eval_generate:run",
-    "quant": "aios.lab.eval_quant:run", "text": "aios.lab.eval_text:run"}
+    "memory": "aios.lab.eval_memory:run", "quant": "aios.lab.eval_quant:run", "text": "aios.lab.eval_text:run"}
 CAMPAIGNS: Final[Mapping[str, str]] = {
     "ipc": "aios.lab.campaign_ipc:run", "kill": "aios.lab.campaign_kill:run",
-    "parsers": "aios.lab.campaign_parsers:run"}
+    "memory": "aios.lab.campaign_memory:run",
+    "kernels": "aios.lab.campaign_kernels:run", "parsers": "aios.lab.campaign_parsers:run"}
 GROUPS: Final[Mapping[str, Mapping[str, str]]] = {"bench": BENCHES, "eval": EVALS, "campaign": CAMPAIGNS}
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "bench": ("bench",), "eval": ("eval",), "campaign": ("eval", "campaign")}

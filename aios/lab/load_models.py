@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -136,11 +136,11 @@ def write_int4(folder: Path, spec: Mapping[str, Any], seed: int, *, gguf: bool) 
                        if packs else tensor)
         writer.finish(spec=spec, card="random weights of a benchmark", tokenizer_sha256="")
     if gguf:
-        _write_gguf(folder / "model.gguf", spec, seed)
+        write_gguf(folder / "model.gguf", spec, random_tensors(spec, seed), "Q4_0")
 
 
-def _write_gguf(path: Path, spec: Mapping[str, Any], seed: int) -> None:
-    """GGUF without a vocabulary, so that the peer need not read one either."""
+def write_gguf(path: Path, spec: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]], kind: str) -> None:
+    """A Llama-style model as GGUF, its matrices as blocks of `kind`; without a vocabulary: no peer need read one."""
     import gguf
 
     writer = gguf.GGUFWriter(path, "llama")
@@ -155,14 +155,24 @@ def _write_gguf(path: Path, spec: Mapping[str, Any], seed: int) -> None:
     writer.add_vocab_size(spec["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, spec["num_hidden_layers"])
-    kind = gguf.GGMLQuantizationType.Q4_0
-    for name, tensor in random_tensors(spec, seed):
+    blocks = gguf.GGMLQuantizationType[kind]
+    for name, tensor in tensors:
         theirs = names.get_name(name, try_suffixes=(".weight",)) or name
         if tensor.ndim == 2:
-            writer.add_tensor(theirs, gguf.quants.quantize(tensor.numpy(), kind), raw_dtype=kind)
+            plain = _interleaved(tensor, name, spec).float().numpy()
+            writer.add_tensor(theirs, gguf.quants.quantize(plain, blocks), raw_dtype=blocks)
         else:
-            writer.add_tensor(theirs, tensor.numpy())
+            writer.add_tensor(theirs, tensor.float().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _interleaved(tensor: Tensor, name: str, spec: Mapping[str, Any]) -> Tensor:
+    """Queries and keys with the two halves of a rotary pair side by side, as GGUF's Llama has them."""
+    kind = name.rpartition("self_attn.")[2]
+    heads = {"q_proj.weight": spec["num_attention_heads"], "k_proj.weight": spec["num_key_value_heads"]}.get(kind)
+    if heads is None:
+        return tensor
+    return tensor.reshape(heads, 2, -1, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape)

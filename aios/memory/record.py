@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aios.errors import BadInput, LimitExceeded
+from aios.messages import Memory as Memory
+from aios.messages import MemoryFilter
 
 TEXT_BYTES_MAX: Final = 1 << 20          # a passage, or a long note
 METADATA_BYTES_MAX: Final = 64 << 10     # notes about a text are shorter than texts
@@ -44,30 +46,8 @@ class NewMemory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """A memory as it was kept; `score` is its nearness to the query, where there was one."""
-
-    id: int
-    text: str
-    metadata: dict[str, Any]
-    namespace: str
-    tags: tuple[str, ...]
-    time: datetime                       # UTC
-    source: str
-    provenance: str
-    score: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Conditions on the clear columns that all have to hold; what is empty or None lets everything through."""
-
-    namespaces: Sequence[str] = ()       # one of these
-    tags: Sequence[str] = ()             # all of these
-    sources: Sequence[str] = ()          # one of these
-    provenances: Sequence[str] = ()      # one of these
-    since: datetime | None = None        # this time or later
-    until: datetime | None = None        # before this time
+class Filter(MemoryFilter):
+    """Conditions on the clear columns, as the store takes them."""
 
     def native(self) -> tuple[list[str], list[str], list[str], list[str], int | None, int | None]:
         """As the native store takes it; raises BadInput."""

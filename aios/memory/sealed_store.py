@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from aios import _native
 from aios.errors import (
     AiosError,
     BadInput,
+    KeyRefused,
     LimitExceeded,
     MemoryBusy,
     MemoryCorrupt,
@@ -23,7 +25,7 @@ from aios.errors import (
 )
 from aios.memory import record
 from aios.memory.record import Filter, Floats, Ids, Memory, Prepared
-from aios.security.sealing import KeySource, SecretFile, Vault, create_vault, open_vault
+from aios.security.sealing import Encrypts, KeySource, SecretFile, Vault, create_vault, open_vault
 
 IDENTITY_BYTES: Final = 16
 MANIFEST_NAME: Final = "manifest.json"
@@ -37,20 +39,21 @@ _KINDS: Final[dict[str, tuple[type[AiosError], str]]] = {
     "stopped": (MemoryStopped, "look at the disk, then open the store again")}
 
 
-def make(folder: Path, dim: int, vector: Literal["f32", "f16"], key: KeySource | None) -> None:
+def make(folder: Path, dim: int, vector: Literal["f32", "f16"], key: KeySource | None,
+         encrypts: Encrypts = "texts") -> None:
     """Make an empty store with its key unless there is one; several processes may try at once."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if (folder / MANIFEST_NAME).exists():
-            return
-        identity = os.urandom(IDENTITY_BYTES)
-        create_vault(folder, identity, key or SecretFile())     # before the manifest: a store always has its key
-        with translated():
-            _native.MemoryStore.create(folder, dim, vector == "f16", identity)
-    finally:
-        os.close(descriptor)
+    with translated():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if (folder / MANIFEST_NAME).exists():
+                return
+            identity = os.urandom(IDENTITY_BYTES)
+            vault = create_vault(folder, identity, key or SecretFile(), encrypts)     # first: a store has its key
+            _native.MemoryStore.create(folder, dim, vector == "f16", identity, vault.file_key)
+        finally:
+            os.close(descriptor)
 
 
 class SealedStore:
@@ -59,14 +62,26 @@ class SealedStore:
     def __init__(self, folder: Path, *, writable: bool, key: KeySource | None) -> None:
         """Raises KeyRefused, MemoryBusy, MemoryCorrupt or MemoryStoreError."""
         with translated():
-            self._native = _native.MemoryStore(folder, writable)
-            identity, (self.dim, half) = self._native.identity(), self._native.shape()
-        self.vector: Literal["f32", "f16"] = "f16" if half else "f32"
-        try:
+            found = _native.MemoryStore.look(folder)
+        if found is None:
+            raise MemoryStoreError(f"memory: No such file: {folder / MANIFEST_NAME}", remedy="remember something first",
+                                   errno=errno.ENOENT)
+        identity, whole = found
+        with translated():
             self._vault: Vault = open_vault(folder, identity, key)
-        except BaseException:
-            self._native.close()
-            raise
+        self.encrypts: Encrypts = "all" if whole else "texts"
+        if whole != (self._vault.file_key is not None):
+            raise KeyRefused("manifest and master key disagree about what of this store is encrypted",
+                             remedy="the store was put together from different ones; restore it as a whole")
+        with translated():
+            self._native = _native.MemoryStore(folder, writable, self._vault.file_key)
+            self.dim, half = self._native.shape()
+        self.vector: Literal["f32", "f16"] = "f16" if half else "f32"
+
+    @property
+    def file_key(self) -> bytes | None:
+        """What files beside the store are encrypted under; None where vectors are in the clear."""
+        return self._vault.file_key
 
     def append(self, memories: Sequence[Prepared], vectors: Floats) -> list[int]:
         """Keep memories with their vectors (n, dim), all or none; returns their ids when they are on the disk."""

@@ -2,7 +2,8 @@
 
 The store alone knows what is true. The saved index is a copy whose name says up to which id it is complete; what is
 newer is read from the store, what was forgotten is taken out. Because it holds vectors, the saved copy is removed
-as soon as anything is forgotten, and written again at the next save.
+before anything is forgotten, and written again at the next save. Beside a store that is encrypted as a whole it is
+encrypted too, and opened into memory instead of being mapped.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Final
 
 import numpy as np
 
-from aios.errors import AiosError
+from aios.errors import AiosError, MemoryCorrupt
 from aios.memory.record import Filter, Floats, Ids
-from aios.memory.sealed_store import SCAN_ROWS, SealedStore
+from aios.memory.sealed_store import SCAN_ROWS, SealedStore, translated
 from aios.memory.vector_index import VectorIndex
+from aios.security import private_file
 
 FOLD_ROWS: Final = 4096              # new memories that wait for the next question at most
-_NAME: Final = re.compile(r"index-(\d{1,12})\.vectors")
+_NAME: Final = re.compile(r"index-(\d{1,12})\.(vectors|sealed)")
 
 
 class SearchIndex:
@@ -55,8 +57,14 @@ class SearchIndex:
         with self._lock:
             self._fold()
             self._index.remove(np.asarray(ids, np.uint64))
-            self._unlink()
+
+    def forsake(self) -> None:
+        """The saved copy is gone, durably: what it holds is about to be forgotten."""
+        with self._lock:
             self._saved = False
+            if self._unlink():
+                with translated():
+                    private_file.sync_folder(self._folder)
 
     def search(self, query: Floats, k: int, allowed: Ids | None) -> list[tuple[int, float]]:
         """(id, score) of the k nearest of all or of the allowed, best first."""
@@ -80,31 +88,59 @@ class SearchIndex:
                 return
             if len(self._index) > 0:
                 self._unlink()
-                self._index.save(self._folder / f"index-{self._covered}.vectors")
+                self._write()
             self._saved = True
+
+    def verify(self) -> None:
+        """Check all of the saved index; a damaged one is made anew. Nothing may be remembered meanwhile."""
+        with self._lock:
+            try:
+                self._index.verify()
+            except MemoryCorrupt:
+                self._unlink()
+                self._waiting.clear()
+                self._index, self._covered = VectorIndex(self._store.dim, self._metric), 0
+                self._known, self._saved = None, False
+                self._catch_up()
+
+    def _write(self) -> None:
+        if (key := self._store.file_key) is None:
+            self._index.save(self._folder / f"index-{self._covered}.vectors")
+        else:
+            self._index.save_sealed(self._folder / f"index-{self._covered}.sealed", key, self._covered)
+
+    def _read(self, path: Path, covered: int) -> VectorIndex:
+        if (key := self._store.file_key) is None:
+            return VectorIndex.open(path)
+        return VectorIndex.open_sealed(path, key, covered)
 
     def _open(self) -> tuple[VectorIndex, int]:
         """The saved index and the id up to which it is complete; an empty one where there is none or it is damaged."""
         for path, covered in self._files():
             try:
-                index = VectorIndex.open(path)
+                index = self._read(path, covered)
                 if index.dim == self._store.dim and index.metric == self._metric:
                     self._saved = True
                     return index, covered
             except AiosError:
                 pass                                   # a copy: it is made anew
             if self._writable:
-                path.unlink(missing_ok=True)
+                with translated():
+                    path.unlink(missing_ok=True)
         return VectorIndex(self._store.dim, self._metric), 0
 
     def _files(self) -> list[tuple[Path, int]]:
-        found = [(path, match) for path in self._folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+        with translated():
+            found = [(path, match) for path in self._folder.iterdir() if (match := _NAME.fullmatch(path.name))]
         return sorted(((path, int(match[1])) for path, match in found), key=lambda one: -one[1])
 
-    def _unlink(self) -> None:
-        if self._writable:
-            for path, _ in self._files():
+    def _unlink(self) -> bool:
+        """Remove what is saved; whether there was anything."""
+        files = self._files() if self._writable else []
+        with translated():
+            for path, _ in files:
                 path.unlink(missing_ok=True)
+        return bool(files)
 
     def _catch_up(self) -> None:
         """Take out what was forgotten, put in what is new."""

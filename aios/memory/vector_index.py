@@ -56,6 +56,15 @@ class VectorIndex:
             index._take(_native.VectorSearch.open(Path(path)), graph_from, threads)
         return index
 
+    @classmethod
+    def open_sealed(cls, path: str | os.PathLike[str], key: bytes, number: int, *, graph_from: int = GRAPH_FROM,
+                    threads: int | None = None) -> VectorIndex:
+        """The index that `save_sealed` wrote under this key and number, opened into memory; MemoryCorrupt otherwise."""
+        index = cls.__new__(cls)
+        with _told("open", path):
+            index._take(_native.VectorSearch.open_sealed(Path(path), key, number), graph_from, threads)
+        return index
+
     def _take(self, native: _native.VectorSearch, graph_from: int, threads: int | None) -> None:
         self._native, self._graph_from = native, graph_from
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -64,6 +73,11 @@ class VectorIndex:
         """Write the index to `path`, owner-only and durable; the file that was there stays until it is complete."""
         with _told("save", path):
             self._native.save(Path(path))
+
+    def save_sealed(self, path: str | os.PathLike[str], key: bytes, number: int) -> None:
+        """Write the index as `save` does, encrypted with AES-256-GCM; it opens with the same key and number only."""
+        with _told("save", path):
+            self._native.save_sealed(Path(path), key, number)
 
     def verify(self) -> None:
         """Check every byte of the file it was opened from; MemoryCorrupt where one is wrong."""

@@ -9,7 +9,7 @@ A memory is acknowledged when it is on the disk. Forgetting overwrites its key a
 in what was saved; its sealed bytes, namespace, tags, source and provenance stay until `compact` and nobody can read
 the sealed ones. What a journal, a snapshot, an SSD's spare blocks or an older backup keep of a wrapped key is worth
 as much as the master key is kept secret. Clear on the disk: ids, times, namespaces, tags, sources, provenances, sizes
-and vectors (from which a text can be guessed); put the home on an encrypted disk where that matters.
+and vectors (from which a text can be guessed); where that matters, make the store with encrypts="all".
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,12 +30,16 @@ from aios.memory import exchange, record, sealed_store
 from aios.memory.record import NAMESPACE, Filter, Floats, Ids, Memory, NewMemory
 from aios.memory.sealed_store import SealedStore
 from aios.memory.search_index import SearchIndex
-from aios.security.sealing import KeySource
+from aios.messages import ListMemories, MemoryPage, MemoryStats
+from aios.security.sealing import Encrypts, KeySource
 
 DIM: Final = 384                     # of MiniLM
 GROUP_MAX: Final = 65_536            # memories of one remember_many
 K_MAX: Final = 4096                  # the index gives no more
 IMPORT_GROUP: Final = 512            # memories that share a sync
+PAGE_CHARS_MAX: Final = 1 << 20      # of texts on one page: at four bytes each still below a frame
+PAGE_NOTES_MAX: Final = 1 << 17      # of metadata: a frame takes 65,536 elements, of three characters and more
+CONDITIONS: Final = ("namespaces", "tags", "sources", "provenances", "since", "until")
 
 
 class Encoder(Protocol):
@@ -44,20 +47,6 @@ class Encoder(Protocol):
 
     def __call__(self, texts: list[str], /) -> ArrayLike:
         """One vector for each text."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
-    """Sizes and counts of a store."""
-
-    memories: int
-    forgotten: int                   # ids that stay as tombstones
-    to_compact: int                  # rows of forgotten memories whose sealed bytes are still on the disk
-    segments: int
-    log_rows: int                    # what the next opening reads again
-    bytes: int                       # of segments and log
-    dim: int
-    vector: str
 
 
 class ArrowStorage:
@@ -72,23 +61,29 @@ class ArrowStorage:
         self._gate, self._writing = threading.Condition(), 0
 
     @classmethod
-    def open(cls, home: Path | str, dim: int = DIM, key: KeySource | None = None, *,
+    def open(cls, home: Path | str, dim: int | None = DIM, key: KeySource | None = None, *,
              vector: Literal["f32", "f16"] = "f32", metric: str = "cosine", encode: Encoder | None = None,
-             read_only: bool = False) -> ArrowStorage:
+             read_only: bool = False, encrypts: Encrypts | None = None) -> ArrowStorage:
         """Open the store in the folder `home`; made if there is none, unless `read_only`.
 
-        dim, vector: of a new store; an existing one must have the same dimension. key: where the secret comes from;
-        None: an owner-only file for a new store, the noted source for an old one. There is one writer at a time; any
-        number of read-only snapshots never wait for it. Raises MemoryBusy, KeyRefused, MemoryCorrupt, BadInput.
+        dim, vector: of a new store; an existing one must have the same dimension, None takes it as it is. key: where
+        the secret comes from; None: an owner-only file for a new store, the noted source for an old one. There is one
+        writer at a time; any number of read-only snapshots never wait for it. encrypts: of a new store "texts" (the
+        default) or "all", vectors and columns too; an existing one must be so, None takes it as it is. Raises
+        MemoryBusy, KeyRefused, MemoryCorrupt, BadInput.
         """
         folder = Path(home)
         if not read_only:
-            sealed_store.make(folder, dim, vector, key)
+            sealed_store.make(folder, DIM if dim is None else dim, vector, key, encrypts or "texts")
         store = SealedStore(folder, writable=not read_only, key=key)
-        if store.dim != dim:
+        if dim is not None and store.dim != dim:
             store.close()
             raise BadInput(f"the store in {folder} has {store.dim} dimensions, not {dim}",
                            remedy="open it with the encoder it was made for, or export and import")
+        if encrypts not in (None, store.encrypts):
+            store.close()
+            raise BadInput(f"the store in {folder} encrypts {store.encrypts}, not {encrypts}",
+                           remedy="export it, and import into a new one that is made so")
         return cls(folder, store, metric=metric, encode=encode, read_only=read_only)
 
     def __enter__(self) -> ArrowStorage:
@@ -129,6 +124,11 @@ class ArrowStorage:
 
     def recall(self, query: str | ArrayLike, k: int = 10, filter: Filter | None = None) -> list[Memory]:
         """The k memories nearest to a text or vector, best first, of those that pass the filter."""
+        found = (self._store.read(number, score) for number, score in self.nearest(query, k, filter))
+        return [memory for memory in found if memory is not None]      # forgotten since the search
+
+    def nearest(self, query: str | ArrayLike, k: int = 10, filter: Filter | None = None) -> list[tuple[int, float]]:
+        """(id, score) of the same memories, which nobody has unsealed."""
         if not 1 <= k <= K_MAX:
             raise BadInput(f"k is {k}; it goes from 1 to {K_MAX}", remedy="ask for fewer")
         vector = self._query(query)
@@ -137,17 +137,19 @@ class ArrowStorage:
             allowed = self._store.select(filter)
             if len(allowed) == 0:
                 return []
-        nearest = self._searching().search(vector, k, allowed)
-        found = (self._store.read(number, score) for number, score in nearest)
-        return [memory for memory in found if memory is not None]      # forgotten since the search
+        return self._searching().search(vector, k, allowed)
 
     def search(self, query: str | ArrayLike, k: int = 10, filter: Filter | None = None) -> list[Memory]:
         """The same as `recall`."""
         return self.recall(query, k, filter)
 
-    def read(self, number: int) -> Memory | None:
-        """The memory of an id; None if it was forgotten (see `was_forgotten`) or never there."""
-        return self._store.read(number)
+    def read(self, number: int, score: float | None = None) -> Memory | None:
+        """The memory of an id, with a score; None if it was forgotten (see `was_forgotten`) or never there."""
+        return self._store.read(number, score)
+
+    def vectors(self, numbers: Sequence[int]) -> Floats:
+        """The vectors (n, dim) of memories that are there."""
+        return self._store.vectors(numbers)
 
     def was_forgotten(self, number: int) -> bool:
         """Whether this id was a memory once."""
@@ -156,6 +158,35 @@ class ArrowStorage:
     def select(self, filter: Filter | None = None) -> list[int]:
         """The ids of all memories that pass, in order."""
         return sorted(self._store.select(filter or Filter()).tolist())
+
+    def page(self, request: ListMemories) -> MemoryPage:
+        """Some of the memories that pass a filter, in the order of their ids; large ones end a page early."""
+        passing = self._store.select(Filter(**{name: getattr(request.filter, name) for name in CONDITIONS}))
+        ids = np.sort(passing[passing > request.after])
+        found, last, texts, notes = list[Memory](), request.after, 0, 0
+        for number in ids[:request.limit].tolist():
+            if (memory := self._store.read(number)) is not None:
+                texts += len(memory.text) + (4 * self._store.dim if request.vectors else 0)
+                notes += len(repr(memory.metadata))
+                if found and (texts > PAGE_CHARS_MAX or notes > PAGE_NOTES_MAX):
+                    break
+                found.append(memory)
+            last = number
+        more = len(ids) > 0 and last < int(ids[-1])
+        wanted = [one.id for one in found] if request.vectors else []
+        vectors = tuple(np.asarray(row, "<f4").tobytes() for row in self._store.vectors(wanted)) if wanted else ()
+        return MemoryPage(memories=tuple(found), total=len(ids), next=last if more else None, dim=self._store.dim,
+                          vectors=vectors)
+
+    def same(self, memory: NewMemory) -> int | None:
+        """The id of a memory of the same namespace, time, source and text; None where there is none."""
+        if memory.time is None:
+            return None
+        at = record.microseconds(memory.time)
+        moment = Filter(namespaces=[memory.namespace], sources=[memory.source], since=record.moment(at),
+                        until=record.moment(at + 1))
+        known = (self._store.read(number) for number in self.select(moment))
+        return next((one.id for one in known if one is not None and one.text == memory.text), None)
 
     def forget(self, what: int | Sequence[int] | Filter) -> list[int]:
         """Forget memories by id or filter; returns the ids that were there. It cannot be undone.
@@ -171,10 +202,12 @@ class ArrowStorage:
         if not all(isinstance(number, int) and 0 <= number < 1 << 63 for number in ids):
             raise BadInput("an id is a whole number above 0", remedy="recall shows the ids")
         index = self._searching()                      # the saved copy goes even where nobody searched yet
+        if all(self._store.was_forgotten(number) for number in ids):
+            return []
         with self._write():
+            index.forsake()
             gone = self._store.forget(ids)
-            if gone:
-                index.remove(gone)
+            index.remove(gone)
         return gone
 
     def export(self, path: Path | str, filter: Filter | None = None) -> int:
@@ -197,11 +230,11 @@ class ArrowStorage:
                 group.clear()
         return count + len(self.remember_many(group))
 
-    def stats(self) -> Stats:
+    def stats(self) -> MemoryStats:
         """Sizes and counts."""
         live, forgotten, to_compact, segments, log_rows, size = self._store.counts()
-        return Stats(memories=live, forgotten=forgotten, to_compact=to_compact, segments=segments, log_rows=log_rows,
-                     bytes=size, dim=self._store.dim, vector=self._store.vector)
+        return MemoryStats(memories=live, forgotten=forgotten, to_compact=to_compact, segments=segments,
+                           log_rows=log_rows, bytes=size, dim=self._store.dim, vector=self._store.vector)
 
     def flush(self) -> None:
         """Turn the log into a segment and save the index, so that the next opening reads neither again."""
@@ -226,12 +259,23 @@ class ArrowStorage:
             self._store.refresh()
 
     def verify(self) -> int:
-        """Read and check every memory; returns how many there are, raises MemoryCorrupt naming the damage."""
-        return self._store.verify()
+        """Read and check every memory; returns how many there are, raises MemoryCorrupt naming the damage.
+
+        A damaged copy of the index is made anew.
+        """
+        count, index = self._store.verify(), self._searching()
+        with self._idle():
+            index.verify()
+        return count
 
     def prepare(self) -> None:
         """Open the index now instead of at the first question."""
         self._searching()
+
+    def settle(self) -> None:
+        """Take what was remembered into an open index now, so that the next question need not wait for it."""
+        if (index := self._index) is not None:
+            len(index)
 
     def close(self) -> None:
         """Save the index and let go of the files; what was acknowledged is safe without it."""

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from aios.contracts import Canvas, Logits, Modality, Prediction, Segment
+from aios.contracts import Canvas, Condition, Logits, Modality, Prediction, Segment
+from aios.errors import BadInput
 from aios.model.cache import KeyValueCache
 from aios.model.config import TransformerConfig
+from aios.model.memory_attention import SOURCE, TRAITS, Passages, Pattern
 from aios.model.score_network import TextScoreNetwork
 
 
 class Past:
-    """What a network has read of one request: the keys and values of its clean beginning."""
+    """What a network has read of one request: the keys and values of its clean beginning, and its passages."""
 
     def __init__(self) -> None:
         self.ids: Tensor | None = None  # (b, n), read in order
         self.cache: KeyValueCache | None = None
+        self.passages: list[Passages] = []  # of each row
+        self.pattern: Pattern | None = None  # of the condition tokens
 
     def behind(self, given: Int[Tensor, "b p"], room: int, config: TransformerConfig) -> KeyValueCache:
         """Return the cache with what is known of `given`: all that was read, or nothing of another beginning."""
@@ -27,7 +31,7 @@ class Past:
         same = self.ids is not None and len(self.ids) == len(given) and torch.equal(self.ids, given[:, :known])
         if self.cache is None or not same or self.cache.length_max < room:
             self.cache = KeyValueCache(config, batch=len(given), length_max=room)
-            self.ids = given[:, :0]
+            self.ids, self.passages, self.pattern = given[:, :0], [], None
         return self.cache
 
 
@@ -36,6 +40,7 @@ class TextDenoiser:
 
     A segment that is written onward is read in the order of block diffusion, [clean beginning | what is editable], any
     other one in both directions. Before a given tail no text ends: `end_ids` have probability 0 there.
+    What a condition holds of memory is attended to and pointed at, where the network has learned that.
     """
 
     def __init__(self, network: TextScoreNetwork, *, end_ids: Collection[int]) -> None:
@@ -43,33 +48,71 @@ class TextDenoiser:
         self._packed = network.backbone.packed_layers()
         self._known = {modality for modality in Modality if modality is Modality.TEXT or network.knows(modality)}
 
-    def __call__(self, canvas: Canvas) -> Prediction:
+    def __call__(self, canvas: Canvas, condition: Condition | None = None) -> Prediction:
         (segment,) = canvas.segments
+        tokens = {} if condition is None else condition.tokens
+        self._check(tokens)
+        past = segment.memo if isinstance(segment.memo, Past) else Past()
         masked = segment.masked
-        begin, hidden = self._hidden(segment)
+        begin, hidden = self._hidden(segment, past, tokens.get(SOURCE), tokens.get(TRAITS))
         values = torch.zeros(*segment.x.shape, self.network.head.vocab_size)
-        values[masked] = self.network.logits(hidden[masked[:, begin : begin + hidden.shape[1]]])
+        asked = hidden[masked[:, begin : begin + hidden.shape[1]]]
+        logits = self.network.logits(asked)
+        values[masked] = self._pointed(segment, past.passages, asked, logits) if past.passages else logits
         if not segment.onward:
             for end_id in self.end_ids:
                 values[:, :, end_id].masked_fill_(~segment.editable[:, -1:], -torch.inf)
         return Prediction(segments=(Logits(values=values),))
 
-    def _hidden(self, segment: Segment) -> tuple[int, Tensor]:
+    def _check(self, tokens: Mapping[str, Tensor]) -> None:
+        """BadInput for condition tokens that the network cannot attend to."""
+        memory, given = self.network.backbone.memory, tokens.get(SOURCE)
+        if memory is not None and given is not None and given.shape[2] != memory.dim:
+            raise BadInput(f"passages have vectors of {given.shape[2]} dimensions; this model has learned to read "
+                           f"{memory.dim}", remedy="use the encoder that the model was taught with")
+
+    def _hidden(
+        self, segment: Segment, past: Past, memory: Tensor | None, traits: Tensor | None
+    ) -> tuple[int, Tensor]:
         """Return where the hidden states begin that matter, and these; what stands before it is read once."""
         begin, end = 0, segment.x.shape[1]
         if segment.onward:
             columns = segment.editable.any(dim=0).nonzero()[:, 0]
             begin, end = int(columns[0]), int(columns[-1]) + 1
-        past = segment.memo if isinstance(segment.memo, Past) else Past()
         given = segment.x[:, :begin]
         cache = past.behind(given, segment.x.shape[1], self.network.backbone.config)
         known = cache.length
+        if memory is not None and self.network.backbone.memory is not None and past.pattern is None:
+            past.pattern = self.network.backbone.memory.prepared(memory)
         hidden = self.network.read(
             segment.x[:, known:end], cache, end - begin, t=segment.t[:, known:end],
-            positions=segment.positions[:, known:end, 0], packed=self._packed,
+            positions=segment.positions[:, known:end, 0], packed=self._packed, memory=past.pattern,
             # Text's row stands in for one that was never trained.
             modality=segment.modality if segment.modality in self._known else Modality.TEXT,
         )  # fmt: skip
         cache.advance(begin - known)  # what is editable may change
         past.ids = given
+        if traits is not None and not past.passages:
+            past.passages = self._passages(segment.x, traits)
         return begin, hidden[:, begin - known :]
+
+    def _passages(self, ids: Tensor, traits: Tensor) -> list[Passages]:
+        """The passages at the beginning of each row, for a network that points at words."""
+        pointer, count = self.network.pointer, traits.shape[1]
+        if pointer is None or pointer.shut:
+            return []
+        return [pointer.passages(ids[row, :count], traits[row]) for row in range(len(ids))]
+
+    def _pointed(self, segment: Segment, passages: list[Passages], asked: Tensor, logits: Tensor) -> Tensor:
+        """Log-probabilities of the masked positions, words of their row's passages mixed in."""
+        assert self.network.pointer is not None
+        rows, columns = segment.masked.nonzero(as_tuple=True)
+        last = torch.stack([segment.x[rows, (columns - back).clamp(min=0)] for back in (1, 2, 3)], dim=1)
+        embedded = self.network.head.embed(last[None, :, 0])[0]
+        mixed = torch.empty_like(logits)
+        for row, seen in enumerate(passages):
+            mine = rows == row
+            mixed[mine] = self.network.pointer(
+                logits[mine], asked[mine], last[mine], embedded[mine], seen
+            ).log()
+        return mixed

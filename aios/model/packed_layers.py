@@ -28,6 +28,7 @@ class PackedLayers:
         modules = [module for layer in layers for module in layer.modules()]
         self._places = [(module._modules, name, child) for module in modules for name, child in module.named_children()]
         self._modules = modules
+        self._linears = [module for module in modules if isinstance(module, QuantLinear)]
         self._native = [_native_layer(layer) for layer in layers]
 
     @property
@@ -54,8 +55,9 @@ class PackedLayers:
         x = x.detach().to(torch.float32, copy=True).contiguous()
         out: Any = x.numpy()
         cos, sin = (_floats(angles) for angles in rotation)
+        bits = max((linear.activation_bits for linear in self._linears), default=INFERENCE_BITS)
         _native.advance_layers(self._native, self._shape, out, cos, sin, stores, pieces,
-                               torch.get_num_threads(), INFERENCE_BITS)
+                               torch.get_num_threads(), bits)
         return x
 
 

@@ -3,8 +3,8 @@
     y = QuantLinear(packed, bias)(x)     # f32, equal to a linear map by the dequantised weights up to rounding
 
 Inference calls the kernel directly, with activations as integers of 16 bits, or of 8 where `use_activation_bits` said
-so. Under autograd, torch.compile and the like its f32 sibling runs as the operators `aios::packed_linear`,
-`aios::packed_rows` and `aios::packed_dense`; gradients reach the input, not the weights.
+so, as in score networks. Under autograd, torch.compile and the like its f32 sibling runs as the operators
+`aios::packed_linear`, `aios::packed_rows` and `aios::packed_dense`; gradients reach the input, not the weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PARTS: Final = (
     "int rows, int columns, int bits, int group_size"
 )
 INFERENCE_BITS: Final = 16     # of activations, in integers: faster than f32, rounding far below that of codes
-FAST_BITS: Final = 8           # up to twice as fast again; whether a model bears the rounding is for it to measure
+FAST_BITS: Final = 8            # up to twice as fast again for many rows, with rounding that a model has to bear
 _LIBRARY: Final = torch.library.Library("aios", "DEF")  # type: ignore[no-untyped-call]
 _native.join_openmp(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))   # else on threads of its own
 
@@ -221,12 +221,14 @@ def use_activation_bits(network: nn.Module, bits: int) -> None:
     if bits not in (INFERENCE_BITS, FAST_BITS):
         raise ValueError(f"activations of {bits} bits; they have {INFERENCE_BITS} or {FAST_BITS}")
     for module in network.modules():
-        if isinstance(module, QuantLinear):
+        if isinstance(module, QuantLinear | QuantEmbedding):
             module.activation_bits = bits
 
 
 class QuantEmbedding(nn.Module):
     """`nn.Embedding` over a packed matrix, which may be the projection onto the vocabulary as well."""
+
+    activation_bits = INFERENCE_BITS
 
     def __init__(self, packed: PackedTensor) -> None:
         super().__init__()
@@ -237,7 +239,7 @@ class QuantEmbedding(nn.Module):
 
     def project(self, hidden: Float[Tensor, "... k"]) -> Float[Tensor, "... n"]:
         """Return the products with every row: logits."""
-        return self.packed.linear(hidden)
+        return self.packed.linear(hidden, self.activation_bits)
 
     def extra_repr(self) -> str:
         return _describe(self.packed.packed)

@@ -15,7 +15,9 @@ from aios.model.cache import AttentionMask, KeyValueCache
 from aios.model.config import TransformerConfig
 from aios.model.heads import TextHead
 from aios.model.loading import load_frozen, unfilled
+from aios.model.memory_attention import GatedCrossAttention, MemoryOptions, PassagePointer, Pattern
 from aios.model.packed_layers import PackedLayers
+from aios.model.quant_linear import FAST_BITS, use_activation_bits
 from aios.model.transformer import SharedTransformer
 
 ARCHITECTURE = "aios-score-network"  # `model_type` of config.json
@@ -24,9 +26,13 @@ ARCHITECTURE = "aios-score-network"  # `model_type` of config.json
 class TextScoreNetwork(nn.Module):
     """Map partly masked token ids to logits of the clean tokens; `never` ids get probability 0."""
 
-    def __init__(self, config: TransformerConfig, vocab_size: int, *, never: Sequence[int] = ()) -> None:
+    def __init__(self, config: TransformerConfig, vocab_size: int, *, never: Sequence[int] = (),
+                 memory: MemoryOptions | None = None) -> None:
         super().__init__()
         self.backbone = SharedTransformer.from_config(config)
+        self.pointer: PassagePointer | None = None
+        if memory is not None:
+            self.remember(memory)
         self.head = TextHead(vocab_size, config.hidden_dim)
         excluded = bytearray(vocab_size)   # torch's own indexed writing is half a megabyte of code, for a token or two
         for token in never:
@@ -46,13 +52,21 @@ class TextScoreNetwork(nn.Module):
         try:
             config = TransformerConfig(**spec["transformer"])
             with unfilled():
-                network = cls(config, int(spec["vocab_size"]), never=spec["tokens"]["never"])
+                memory = MemoryOptions.read(spec["memory"]) if "memory" in spec else None
+                network = cls(config, int(spec["vocab_size"]), never=spec["tokens"]["never"], memory=memory)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ModelCorrupt(
                 f"config.json does not describe a text diffusion model: {error!r}",
                 remedy="fetch the model again",
             ) from None
-        return load_frozen(network, tensors)
+        use_activation_bits(load_frozen(network, tensors), FAST_BITS)   # a canvas is many rows, read again and again
+        return network
+
+    def remember(self, options: MemoryOptions) -> None:
+        """Give the network a memory that has learned nothing yet: its predictions stay what they are."""
+        config = self.backbone.config
+        self.backbone.memory = GatedCrossAttention(config.hidden_dim, options, config.norm_eps)
+        self.pointer = PassagePointer(config.hidden_dim, options)
 
     def hidden(
         self,
@@ -84,11 +98,12 @@ class TextScoreNetwork(nn.Module):
         positions: Int[Tensor, "b s"],
         modality: Modality = Modality.TEXT,
         packed: PackedLayers | None = None,
+        memory: Pattern | None = None,
     ) -> Float[Tensor, "b s d"]:
         """Return the hidden states of `SharedTransformer.read`."""
         return self.backbone.read(
             self.head.embed(ids), cache, opened, modality=torch.full_like(ids, modality), t=t, positions=positions,
-            packed=packed,
+            packed=packed, memory=memory,
         )  # fmt: skip
 
     def knows(self, modality: Modality) -> bool:

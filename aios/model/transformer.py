@@ -13,6 +13,7 @@ from aios.model.cache import AttentionMask, KeyValueCache, PackedStep
 from aios.model.config import TransformerConfig, TransformerOptions
 from aios.model.embeddings import ModalityEmbedding, RotaryEmbedding, SinusoidalTimeEmbedding
 from aios.model.loading import repeated
+from aios.model.memory_attention import GatedCrossAttention, Pattern
 from aios.model.packed_layers import PackedLayers, packed_layers
 
 __all__ = ["SharedTransformer", "TransformerConfig", "TransformerOptions"]
@@ -34,6 +35,7 @@ class SharedTransformer(nn.Module):
         self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
         self.layers = nn.ModuleList(repeated(lambda index: Layer(config, index), num_layers))
         self.norm = RMSNorm(hidden_dim, config.norm_eps)
+        self.memory: GatedCrossAttention | None = None  # behind the last layer, of a network that has learned it
         if not self.norm.weight.is_meta:
             self.reset_parameters()
 
@@ -65,12 +67,14 @@ class SharedTransformer(nn.Module):
         padding: Bool[Tensor, "b k"] | None = None,
         cache: KeyValueCache | None = None,
         mask: AttentionMask | None = None,
+        memory: Pattern | None = None,
     ) -> Float[Tensor, "b s d"]:
         """Return normalised hidden states of the embedded tokens `x`.
 
         `t` is each token's time, 0 data and 1 noise. `positions` count on from the cache unless given.
         `padding` is True at keys (cached ones first) that do not exist. A given cache is extended. A given `mask`
-        stands in for that of the configuration: one network may be asked in several orders.
+        stands in for that of the configuration: one network may be asked in several orders. `memory` is what its
+        own memory has prepared of condition tokens.
         """
         batch, count, _ = x.shape
         cached = cache.length if cache is not None else 0
@@ -90,6 +94,11 @@ class SharedTransformer(nn.Module):
             x = layer(x, rotation=rotation, mask=mask, cache=cache)
         if cache is not None:
             cache.advance(count)
+        return self._normalised(x, memory)
+
+    def _normalised(self, x: Float[Tensor, "b s d"], memory: Pattern | None) -> Float[Tensor, "b s d"]:
+        if self.memory is not None and memory is not None:
+            x = self.memory(x, memory)
         normalised: Tensor = self.norm(x)
         return normalised
 
@@ -112,6 +121,7 @@ class SharedTransformer(nn.Module):
         t: Float[Tensor, "b s"] | None = None,
         positions: Int[Tensor, "b s"],
         packed: PackedLayers | None = None,
+        memory: Pattern | None = None,
     ) -> Float[Tensor, "b s d"]:
         """Return normalised hidden states of tokens behind those of the cache, read in order, whatever the
         configuration says, but for the last `opened` of them, which see each other.
@@ -126,8 +136,7 @@ class SharedTransformer(nn.Module):
             mask = AttentionMask.open_end(cache.length, x.shape[1], opened)
             for layer in self.layers:
                 x = layer(x, rotation=rotation, mask=mask, cache=cache)
-        normalised: Tensor = self.norm(x)
-        return normalised
+        return self._normalised(x, memory)
 
     def packed_layers(self) -> PackedLayers | None:
         """Return handles of the layers if all of their matrices are packed."""

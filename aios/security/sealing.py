@@ -3,7 +3,9 @@
     secret (file, credential, passphrase, keyring) -> wraps the master key -> wraps each item's key -> seals the item
 
 Changing the secret rewrites one small file; erasing an item's wrapped key erases the item wherever its sealed bytes
-are. Both steps are AES-256-GCM; an item and its key are bound to the store's identity and the item's number.
+are. Both steps are AES-256-GCM; an item and its key are bound to the store's identity and the item's number. A store
+that is encrypted as a whole has a key for its files besides, derived from the master key; that it is so is noted with
+the master key and bound to it, so that nobody can quietly turn such a store into a clear one.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -31,6 +33,7 @@ SECRET_BYTES_MIN: Final = 16          # of a credential or keyring entry: less i
 PASSPHRASE_CHARS_MIN: Final = 8
 SALT_BYTES: Final = 16
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 1 << 15, 8, 1     # 32 MiB and about 0.1 s: a guess costs as much. RFC 7914
+Encrypts = Literal["texts", "all"]               # what of a store is sealed: texts and metadata, or everything but ids
 _ITEM_NONCE: Final = bytes(NONCE_BYTES)          # an item's key seals one message in its life
 
 
@@ -130,17 +133,24 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     source: str
     salt: str
     wrapped: str
+    encrypts: Encrypts = "texts"
+
+    def about(self, identity: bytes) -> bytes:
+        """What the wrapped master key is bound to."""
+        return identity if self.encrypts == "texts" else identity + self.encrypts.encode()
 
 
 class Vault:
     """The open master key of one store; seals and opens items."""
 
-    def __init__(self, master: bytes, identity: bytes) -> None:
+    def __init__(self, master: bytes, identity: bytes, encrypts: Encrypts = "texts") -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         self._cipher = AESGCM
         self._master = AESGCM(master)
         self._identity = identity
+        #: Of the files of a store that is encrypted as a whole; None for any other.
+        self.file_key = None if encrypts == "texts" else _expand(master, identity, b"aios memory files")
 
     def seal(self, number: int, plain: bytes) -> tuple[bytes, bytes]:
         """(wrapped key, sealed bytes) of an item; the key exists nowhere else."""
@@ -165,21 +175,23 @@ class Vault:
         return self._identity + number.to_bytes(8, "little")
 
 
-def create_vault(folder: Path, identity: bytes, source: KeySource) -> Vault:
+def create_vault(folder: Path, identity: bytes, source: KeySource, encrypts: Encrypts = "texts") -> Vault:
     """Make the master key of a new store and put it, wrapped, into the folder."""
     master = os.urandom(KEY_BYTES)
-    _write_envelope(folder, identity, source, master, create=True)
-    return Vault(master, identity)
+    _write_envelope(folder, identity, source, master, encrypts)
+    return Vault(master, identity, encrypts)
 
 
 def open_vault(folder: Path, identity: bytes, source: KeySource | None = None) -> Vault:
     """Open the master key; without a source by the kind that was noted. Raises KeyRefused."""
-    return Vault(_master(folder, identity, source), identity)
+    master, encrypts = _master(folder, identity, source)
+    return Vault(master, identity, encrypts)
 
 
 def change_secret(folder: Path, identity: bytes, source: KeySource, new: KeySource) -> None:
     """Wrap the master key by another secret; the old one opens nothing any more."""
-    _write_envelope(folder, identity, new, _master(folder, identity, source), create=True)
+    master, encrypts = _master(folder, identity, source)
+    _write_envelope(folder, identity, new, master, encrypts)
 
 
 def noted_source(folder: Path) -> str:
@@ -187,7 +199,7 @@ def noted_source(folder: Path) -> str:
     return _read_envelope(folder).source
 
 
-def _master(folder: Path, identity: bytes, source: KeySource | None) -> bytes:
+def _master(folder: Path, identity: bytes, source: KeySource | None) -> tuple[bytes, Encrypts]:
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -204,10 +216,11 @@ def _master(folder: Path, identity: bytes, source: KeySource | None) -> bytes:
         raise _damaged(folder)
     key = _derive(source, source.secret(folder, create=False), salt)
     try:
-        return AESGCM(key).decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], identity)
+        master = AESGCM(key).decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], envelope.about(identity))
     except InvalidTag as error:
         raise KeyRefused(f"the {source.kind} is not the one that this store was closed with",
                          remedy="give the right one; without it nobody can read the texts") from error
+    return master, envelope.encrypts
 
 
 def _default(kind: str) -> KeySource:
@@ -223,20 +236,26 @@ def _derive(source: KeySource, secret: bytes, salt: bytes) -> bytes:
         from hashlib import scrypt
 
         return scrypt(secret, salt=salt, n=SCRYPT_N, r=SCRYPT_R, p=SCRYPT_P, maxmem=64 << 20, dklen=KEY_BYTES)
+    return _expand(secret, salt, b"aios memory master key")
+
+
+def _expand(secret: bytes, salt: bytes, purpose: bytes) -> bytes:
+    """A key for one purpose, of random bytes. RFC 5869."""
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=b"aios memory master key").derive(secret)
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=purpose).derive(secret)
 
 
-def _write_envelope(folder: Path, identity: bytes, source: KeySource, master: bytes, *, create: bool) -> None:
+def _write_envelope(folder: Path, identity: bytes, source: KeySource, master: bytes, encrypts: Encrypts) -> None:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
-    key = _derive(source, source.secret(folder, create=create), salt)
-    wrapped = nonce + AESGCM(key).encrypt(nonce, master, identity)
-    envelope = _Envelope(version=FORMAT_VERSION, source=source.kind, salt=salt.hex(), wrapped=wrapped.hex())
-    private_file.write(folder / ENVELOPE_NAME, msgspec.json.encode(envelope))
+    key = _derive(source, source.secret(folder, create=True), salt)
+    envelope = _Envelope(version=FORMAT_VERSION, source=source.kind, salt=salt.hex(), wrapped="", encrypts=encrypts)
+    wrapped = nonce + AESGCM(key).encrypt(nonce, master, envelope.about(identity))
+    private_file.write(folder / ENVELOPE_NAME,
+                       msgspec.json.encode(msgspec.structs.replace(envelope, wrapped=wrapped.hex())))
 
 
 def _read_envelope(folder: Path) -> _Envelope:

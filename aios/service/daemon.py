@@ -20,25 +20,30 @@ import msgspec
 from aios import __version__, config
 from aios.config import Config, Places
 from aios.errors import AiosError, ConfigError, Draining
-from aios.ipc.protocol import Status, WorkerStatus
+from aios.ipc.protocol import MemoryStatus, Status, WorkerStatus
 from aios.log import EventLog
+from aios.messages import Diffuse, Generate
 from aios.registry.catalog import Catalog
 from aios.security.auth import Tokens
+from aios.service.child_link import resident_mb
 from aios.service.handlers import HANDLERS
 from aios.service.heap import return_freed_memory
 from aios.service.housekeeping import Housekeeping
 from aios.service.instance import Listener, Lock, sweep
 from aios.service.jobs import Board
 from aios.service.launch import ReadyPipe
+from aios.service.memories import Memories
+from aios.service.memory_link import MemoryLink
 from aios.service.notify import Notifier
 from aios.service.server import Server
-from aios.service.worker_link import WorkerLink, resident_mb
+from aios.service.worker_link import WorkerLink
 
 if TYPE_CHECKING:
     from aios.service.scheduler import Scheduler
     from aios.service.watcher import Watcher
 
 FLUSH_SECONDS = 1.0        # for the last answers to leave before the sockets close
+STOPPING_SECONDS = 45.0    # behind the drain: saving the index of a million memories takes the most of it
 
 
 class Daemon:
@@ -58,6 +63,9 @@ class Daemon:
         self.link = WorkerLink(self.board, log, setup=self._setup, heard=self._heard,
                                keep_alive_seconds=settings.model.keep_alive_seconds,
                                stall_seconds=settings.model.stall_seconds)
+        self.memory = MemoryLink(log, setup=self._memory_setup, heard=self._heard_of_memory,
+                                 stall_seconds=settings.model.stall_seconds)
+        self.memories = Memories(self.memory, self.board, places.memory, self.link.check)
         self.server = Server(self, self.board, HANDLERS, log)
         self.notifier = Notifier()
         self.housekeeping = Housekeeping(places, log)
@@ -89,7 +97,9 @@ class Daemon:
         for connection in list(self.server.connections):
             connection.abort()
         self.link.stop()
+        self.memory.stop()
         await self.link.wait_ended()
+        await self.memory.wait_ended()
         self._stop_services()
 
     def stop(self) -> None:
@@ -98,9 +108,17 @@ class Daemon:
 
     def accepts(self) -> None:
         """Raises Draining or CrashLoop when no request for the worker is taken now."""
+        self.serves()
+        self.link.check()
+
+    def serves(self) -> None:
+        """Raises Draining when no request at all is taken now."""
         if self.draining:
             raise Draining("the daemon is stopping and takes no new requests", remedy="`aios start` after it ended")
-        self.link.check()
+
+    async def lend(self, request: Diffuse | Generate) -> Diffuse | Generate:
+        """The request with the memories it wishes for."""
+        return await self.memories.lend(request, self.config.memory.passages)
 
     async def reload(self) -> None:
         """daemon.toml and plugins again; a bad file leaves the old settings and is told in status and log."""
@@ -117,6 +135,7 @@ class Daemon:
                 self._adopt(settings)
             self.catalog.reload(self.config.plugins)
             self.link.forgive()
+            self.memory.forgive()
             if self.config.model != old.model:
                 self.link.retire()      # another model, tier or number of threads needs a new engine
             else:
@@ -137,13 +156,15 @@ class Daemon:
         link = self.link
         worker = WorkerStatus(state=link.state, pid=link.pid, rss_mb=link.rss_mb, restarts=link.restarts,
                               reason=link.reason, models=tuple(str(model.get("name")) for model in link.models))
+        memory = MemoryStatus(state=self.memory.state, pid=self.memory.pid, rss_mb=self.memory.rss_mb,
+                              restarts=self.memory.restarts, reason=self.memory.reason)
         return Status(
             version=__version__, pid=os.getpid(), state="draining" if self.draining else "ready",
             uptime_s=round(time.monotonic() - self.started, 3), rss_mb=resident_mb(os.getpid()) or 0.0,
             clients=len(self.server.connections), queued=self.board.queued, running=self.board.running,
             served=self.board.served, failed=self.board.failed, safe_mode=self.safe_mode,
             config_file=str(self.places.config_file), config_error=self.config_error, worker=worker,
-            plugins=self.catalog.counts(),
+            memory=memory, plugins=self.catalog.counts(),
             housekeeping={**self.housekeeping.last,
                           "next": self._scheduler.next_run("housekeeping") if self._scheduler else None})
 
@@ -176,6 +197,27 @@ class Daemon:
             self.log(str(said.get("event", "worker")), "error", **{
                 str(key): str(value) for key, value in said.items() if key not in ("event", "level")})
 
+    async def _night(self) -> None:
+        """What the scheduler calls: a coroutine, because it runs plain functions in another thread."""
+        self._spawn(self._housekeep())
+
+    async def _housekeep(self) -> None:
+        await self.housekeeping.run()
+        try:
+            if await self.memories.compact():
+                self.log("memory.compacted")
+        except AiosError as error:      # a locked store, a full disk: the next night
+            self.log("memory.not_compacted", "warning", reason=error.message)
+
+    def _memory_setup(self) -> dict[str, Any]:
+        """What a new memory process is told."""
+        return {"folder": str(self.places.memory), "key": self.config.memory.key,
+                "encrypts": self.config.memory.encrypts, "passphrase": self.memories.passphrase}
+
+    def _heard_of_memory(self, method: str, said: Mapping[str, Any]) -> None:
+        if method == "log":
+            self.log("memory.defect", "error", what=str(said.get("what")), trace=str(said.get("trace")))
+
     def _plugin_failed(self, said: Mapping[str, Any]) -> None:
         name, reason = str(said.get("name")), str(said.get("reason"))
         self.log("plugin.failed", "error", plugin=name, reason=reason)
@@ -194,7 +236,7 @@ class Daemon:
 
         try:
             self._check_schedule(self.config)
-            self._scheduler = Scheduler({"housekeeping": lambda: self._spawn(self.housekeeping.run())})
+            self._scheduler = Scheduler({"housekeeping": self._night})
             self._scheduler.start(self.config.schedule)
         except ConfigError as error:
             self.config_error = error.message
@@ -233,13 +275,18 @@ class Daemon:
         self.draining = True
         seconds = self.config.daemon.drain_seconds
         self.notifier.stopping(f"finishing {self.board.queued + self.board.running} requests")
-        self.notifier.send(f"EXTEND_TIMEOUT_USEC={int((seconds + 20) * 1e6)}")
+        self.notifier.send(f"EXTEND_TIMEOUT_USEC={int((seconds + STOPPING_SECONDS) * 1e6)}")
         self.log("daemon.draining", queued=self.board.queued, running=self.board.running)
-        await self._until(lambda: self.board.idle, seconds)
-        if not self.board.idle:
-            self.board.abandon_all(Draining("the daemon stopped before this request was finished",
-                                            remedy="send it again after `aios start`"))
-            await self._until(lambda: self.board.idle, FLUSH_SECONDS)
+        await self._until(self._idle, seconds)
+        if not self._idle():
+            late = Draining("the daemon stopped before this request was finished",
+                            remedy="send it again after `aios start`")
+            self.server.errands.abandon_all(late)
+            self.board.abandon_all(late)
+            await self._until(self._idle, FLUSH_SECONDS)
+
+    def _idle(self) -> bool:
+        return self.board.idle and self.server.errands.idle
 
     async def _until(self, done: Any, seconds: float) -> None:
         """Wait for a condition, not for long; only used while stopping."""
@@ -252,7 +299,7 @@ class Daemon:
         seconds = self.notifier.watchdog_seconds
         if seconds is None:
             return
-        if self.link.healthy:
+        if self.link.healthy and self.memory.healthy:
             self.notifier.watchdog()
         asyncio.get_running_loop().call_later(seconds, self._ping_watchdog)
 

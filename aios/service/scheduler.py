@@ -5,8 +5,9 @@ Nothing persistent is left to APScheduler (its store pickles); what a job found 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from typing import Any
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
@@ -18,9 +19,9 @@ MISSED_SECONDS_MAX = 6 * 3600     # after a night in suspend the job still runs 
 
 
 class Scheduler:
-    """Runs named jobs at the times that [schedule] gives."""
+    """Runs named jobs at the times that [schedule] gives, in the running loop."""
 
-    def __init__(self, jobs: dict[str, Callable[[], object]]) -> None:
+    def __init__(self, jobs: dict[str, Callable[[], Coroutine[Any, Any, None]]]) -> None:
         self._jobs = jobs
         self._scheduler = AsyncIOScheduler()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -11,8 +12,9 @@ from aios import messages
 from aios.errors import AiosError, AuthError, BadInput, Internal
 from aios.ipc import protocol
 from aios.log import EventLog
-from aios.messages import from_wire, to_wire
+from aios.messages import Diffuse, Forget, Generate, ListMemories, Recall, Remember, from_wire, to_wire
 from aios.service.connection import Connection
+from aios.service.errands import Errands, HandedOn
 from aios.service.jobs import Board
 
 SURPLUS_MAX = 32      # clients beyond clients_max that still hear why they are refused
@@ -25,6 +27,12 @@ class Host(Protocol):
     def accepts(self) -> None:
         """Raises when no request for the worker is taken now."""
 
+    def serves(self) -> None:
+        """Raises when no request at all is taken now."""
+
+    async def lend(self, request: Diffuse | Generate) -> Diffuse | Generate:
+        """The request with the memories it wishes for."""
+
 
 class Server:
     """Connections, scopes and dispatch. Verbs of the daemon run here at once; the worker's go to the board."""
@@ -35,6 +43,7 @@ class Server:
         self.log = log
         self.uid = os.getuid()
         self.connections: set[Connection] = set()
+        self.errands = Errands(self._defect)
         self._handlers = handlers
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -54,7 +63,12 @@ class Server:
     def forget(self, connection: Connection) -> None:
         """A connection is gone: cancel what it wanted."""
         self.connections.discard(connection)
+        self.errands.drop(connection)
         self.board.drop(connection, connection.in_flight)
+
+    def cancel(self, connection: Connection, msgid: int) -> bool:
+        """Cancel a request of this connection, wherever it is; False when there is none."""
+        return self.errands.cancel(connection, msgid) or self.board.cancel(connection, msgid)
 
     def notified(self, connection: Connection, method: str, params: list[Any]) -> None:
         """`cancel` is understood as a notification too; others are for later versions and ignored."""
@@ -64,7 +78,7 @@ class Server:
                 connection.identity.require("ask")
             except AiosError:
                 return
-            self.board.cancel(connection, wanted.msgid)
+            self.cancel(connection, wanted.msgid)
 
     def dispatch(self, connection: Connection, msgid: int, name: str, params: list[Any]) -> None:
         """Run one request, or put it on the board; every way out answers it exactly once."""
@@ -75,8 +89,9 @@ class Server:
             connection.identity.require(verb.scope)
             fields = arguments(params)
             given: Any = from_wire(fields, verb.params)
-            if verb.place == "worker":
-                self._enqueue(connection, msgid, verb, given, from_wire(fields, protocol.Call))
+            if verb.place != "daemon":
+                begin = self._enqueue if verb.place == "worker" else self._begin
+                begin(connection, msgid, verb, given, from_wire(fields, protocol.Call))
                 return
             result = self._handlers[verb.name](self.host, connection, given)
         except AiosError as error:
@@ -92,11 +107,40 @@ class Server:
     def _enqueue(self, connection: Connection, msgid: int, verb: protocol.Verb, request: Any,
                  call: protocol.Call) -> None:
         messages.check(request)
-        if call.deadline_ms is not None and not 0 < call.deadline_ms <= 1e12:
-            raise BadInput(f"deadline_ms is {call.deadline_ms}; it must be positive", remedy="give milliseconds")
+        seconds = self._seconds(call)
         self.host.accepts()
+        if isinstance(request, Diffuse | Generate) and request.memory != "off":
+            connection.identity.require("memory")      # an answer shows what was recalled
+            self.errands.begin(connection, msgid, verb.name,
+                               self._with_memories(connection, msgid, verb, request, call), seconds)
+            return
         self.board.submit(connection, msgid, verb.name, request, stream=call.stream and verb.streams,
                           deadline_ms=call.deadline_ms)
+
+    async def _with_memories(self, connection: Connection, msgid: int, verb: protocol.Verb,
+                             request: Diffuse | Generate, call: protocol.Call) -> HandedOn:
+        """Recall first; then the request is one for the worker, with what is left of its time."""
+        began = time.monotonic()
+        lent = await self.host.lend(request)
+        left_ms = max(1, round((self._seconds(call) - (time.monotonic() - began)) * 1e3))
+        self.board.submit(connection, msgid, verb.name, lent, stream=call.stream and verb.streams, deadline_ms=left_ms)
+        return HandedOn()
+
+    def _begin(self, connection: Connection, msgid: int, verb: protocol.Verb, request: Any,
+               call: protocol.Call) -> None:
+        if isinstance(request, Remember | Recall | Forget | ListMemories):
+            messages.check_memory(request)
+        seconds = self._seconds(call)
+        self.host.serves()
+        self.errands.begin(connection, msgid, verb.name, self._handlers[verb.name](self.host, connection, request),
+                           seconds)
+
+    def _seconds(self, call: protocol.Call) -> float:
+        if call.deadline_ms is None:
+            return self.board.limits.deadline_seconds
+        if not 0 < call.deadline_ms <= 1e12:
+            raise BadInput(f"deadline_ms is {call.deadline_ms}; it must be positive", remedy="give milliseconds")
+        return call.deadline_ms / 1e3
 
     async def _finish(self, connection: Connection, msgid: int, name: str, result: Awaitable[Any]) -> None:
         try:

@@ -8,13 +8,9 @@ an encode request hardly longer, and neither kind of request starves the other. 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import ctypes
-import faulthandler
 import os
 import select
-import signal
 import socket
 import sys
 import time
@@ -31,6 +27,7 @@ from aios.config import Config, Places
 from aios.errors import AiosError, Cancelled, Internal, ProtocolError
 from aios.ipc import protocol, stream
 from aios.messages import Encode, Generate, Request, State, from_wire, to_wire
+from aios.service import child
 from aios.service.pulse import Pulse
 from aios.service.turns import Arrival, Diffusion, Encodes, Outcome, Texts, Turn
 
@@ -39,7 +36,6 @@ if TYPE_CHECKING:
     from aios.registry.registry import Failure, Registry
 
 OOM_SCORE = 500           # when memory runs out the kernel takes the worker, not the daemon
-PR_SET_PDEATHSIG = 1      # prctl(2)
 OWED_SECONDS_MAX = 0.1    # what an encode may wait for generations: a tenth of a second feels immediate
 
 
@@ -244,23 +240,10 @@ class Worker:
 
 def main(arguments: list[str] | None = None) -> int:
     """Become a worker: die with the parent, before the parent, and by its word only."""
-    parser = argparse.ArgumentParser(prog="aios.service.worker")
-    parser.add_argument("--channel", type=int, required=True)
-    parser.add_argument("--pulse", type=int, required=True)
-    parser.add_argument("--parent", type=int, required=True)
-    given = parser.parse_args(arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is for the daemon, which then tells us
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != given.parent:
-        return 0        # it died before prctl and left a setup in the channel: not worth loading anything for
-    with contextlib.suppress(OSError):                  # a container may forbid it
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
-    faulthandler.enable()
-    for descriptor in (given.channel, given.pulse):
-        os.set_inheritable(descriptor, False)
-    channel = socket.socket(fileno=given.channel)
+    if (given := child.begin("aios.service.worker", arguments, oom_score=OOM_SCORE)) is None:
+        return 0
     try:
-        Worker(channel, Pulse(given.pulse)).run()
+        Worker(given.channel, given.pulse).run()
     except (BrokenPipeError, ConnectionResetError):
         return 0
     except ProtocolError as error:

@@ -15,7 +15,7 @@ from aios.errors import BadInput, ModelCorrupt
 from aios.messages import ChatMessage
 from aios.text.tokenizer import TOKEN_CHARS_MAX
 
-ROLES: Final = ("system", "user", "assistant", "tool")
+ROLES: Final = ("system", "user", "assistant", "tool", "memory")
 CUT_TOKENS_MIN: Final = 16    # a conversation that is cut to less than this asks nothing any more
 
 

@@ -38,7 +38,7 @@ CARD: Final = "README.md"
 CODE_BEGINS: Final = "<|code|>"         # the token before every file of code
 # The tokens with which turns begin.
 ROLES: Final[Mapping[str, str]] = {"system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>",
-                                   "tool": "<|result|>"}
+                                   "tool": "<|result|>", "memory": "<|memory|>"}
 BOUND_ROWS, BOUND_DRAWS = 192, 2        # of each source: about 25,000 tokens, and maskings of each window
 BOUND_LENGTH: Final = 128
 CALIBRATION_SEED, CALIBRATION_ROWS = 20_021, 128    # of training windows, which the finest matrix sees 16,000 tokens of
@@ -198,7 +198,7 @@ def export(trained: Trained, folder: Path, *, sampling: SamplingDefaults, pack: 
     source = f"aios train export {trained.settings['plan']}/{trained.folder.name}"
     record = seal(staged, name=folder.name, source=source,
                   source_version=f"step {trained.step}", licence=strictest(licences), embedded=True)
-    _publish(staged, folder)
+    publish(staged, folder)
     return Exported(record=record, before=before, after=after, bytes=bytes_stored)
 
 
@@ -222,7 +222,7 @@ def _write_files(trained: Trained, staged: Path, spec: Mapping[str, Any], card: 
         private_file.write(staged / PICTURE, picture.read_bytes())
 
 
-def _publish(staged: Path, folder: Path) -> None:
+def publish(staged: Path, folder: Path) -> None:
     """Put a finished folder in the place of an earlier one; a crash leaves either, if under its staging name."""
     earlier = folder.with_name(f".{folder.name}.earlier")
     shutil.rmtree(earlier, ignore_errors=True)

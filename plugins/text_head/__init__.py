@@ -1,7 +1,8 @@
 """Text and code by masked diffusion: the shared backbone with its text head, through the same door as any plugin.
 
 The canvas of `diffuse` is [prompt | new], that of `infill` is [prefix | new | suffix]: given tokens are clean,
-the new ones start as masks and are all that may change. Code is text to a model that names it in its config.json,
+the new ones start as masks and are all that may change. Passages from memory stand before a conversation, each behind
+the token with which the model has learned to read them. Code is text to a model that names it in its config.json,
 behind the token with which files of code begin; where the modality embedding has learned a row for code, it is used.
 """
 
@@ -32,9 +33,11 @@ from aios.contracts import (
 from aios.diffusion.schedules import LogLinear
 from aios.errors import BadInput, ModelCorrupt, ModelError
 from aios.hookspecs import hookimpl
-from aios.messages import Diffuse, Infill, Part
+from aios.messages import ChatMessage, Diffuse, Infill, Part, question
 from aios.model.denoiser import Past, TextDenoiser
+from aios.model.memory_attention import TRAITS
 from aios.model.score_network import TextScoreNetwork
+from aios.text import passages
 from aios.text.turns import Roles, stop_ids, turn_ids
 
 GIVEN_TOKENS_MIN = 16     # with less of its prompt in sight the model does not continue anything
@@ -82,7 +85,10 @@ class OpenTextHead:
         room = self.length_max - length
         before, after = (request.prefix, request.suffix) if isinstance(request, Infill) else (request.prompt, "")
         chars_max = self.length_max * TOKEN_CHARS_MAX
-        if isinstance(request, Diffuse) and request.messages:
+        condition = Condition.none()
+        if isinstance(request, Diffuse) and request.passages:
+            head, condition = self._remembering(request, room)
+        elif isinstance(request, Diffuse) and request.messages:
             head = turn_ids(request.conversation, self.roles, self.tokenizer, room=room)
         else:
             head = self.tokenizer.encode(before[-chars_max:])
@@ -97,21 +103,42 @@ class OpenTextHead:
         head_room = room - len(tail)
         head = head[-head_room:] if head_room else []
         modality = Modality.of(request.modality)
-        return Canvas(segments=(self._segment(head, length, tail, modality),)), Condition.none()
+        return Canvas(segments=(self._segment(head, length, tail, modality),)), condition
+
+    def _remembering(self, request: Diffuse, room: int) -> tuple[list[int], Condition]:
+        """The conversation behind the passages of a request, whose prompt is what a user says, and their traits."""
+        if request.modality != "text":
+            raise BadInput(f"{request.modality[:40]} is written without passages from memory",
+                           remedy="leave them out, or write text")
+        if passages.ROLE not in self.roles.ids:
+            raise BadInput(f"{self.model.name} has not learned to read passages from memory",
+                           remedy="leave them out, or use `aios generate`")
+        seen = passages.sighted(request.passages, question(request), self.roles.ids[passages.ROLE], self.tokenizer,
+                                room=int(room * passages.SHARE_MAX))
+        said = request.conversation or (ChatMessage(role="user", content=request.prompt),)
+        turns = turn_ids(said, self.roles, self.tokenizer, room=room - len(seen.ids))
+        return [*seen.ids, *turns], Condition(tokens={TRAITS: torch.tensor([seen.traits])})
 
     def denoiser(self, canvas: Canvas, condition: Condition, adapters: Sequence[Adapter] = ()) -> Prediction:
         """Logits of the clean tokens at masked positions; rows of other positions are zero and mean nothing."""
         if adapters:
             raise BadInput("the text head wears no cards yet", remedy="ask without cards")
-        return self._read(canvas)
+        return self._read(canvas, condition)
 
     def project(self, hidden: Tensor) -> Logits:
         """Hidden states (b, s, d) as logits (b, s, v); tokens that are never written have probability 0."""
         return Logits(values=self.network.logits(hidden))
 
     def decode(self, canvas: Canvas) -> list[Part]:
-        """One part of plain text: what was newly written, up to the end of text if one was drawn."""
-        return [Part(mime="text/plain", text=self.tokenizer.decode(self._written(canvas)))]
+        """One part of plain text: what was newly written, up to the end of text if one was drawn.
+
+        What begins a turn begins without a blank, which words that stood in a passage bring along.
+        """
+        text = self.tokenizer.decode(self._written(canvas))
+        [segment] = canvas.segments
+        first = int(segment.editable[0].nonzero()[0])
+        turn = first > 0 and int(segment.x[0, first - 1]) == self.roles.ids.get("assistant")
+        return [Part(mime="text/plain", text=text.lstrip(" ") if turn else text)]
 
     def pieces(self, canvas: Canvas) -> list[str | None]:
         """The canvas, token by token: None where masked, "" behind an end of text and for parts of a character."""

@@ -8,6 +8,7 @@ import json
 import sys
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -68,6 +69,16 @@ def test_a_pipe_receives_the_new_text_alone(run: Run, daemon: Daemon) -> None:
     assert (done.code, done.out, done.err) == (0, " there was\n\n", "")
     assert daemon.asked == [("diffuse", {"prompt": "Once", "modality": "text", "length": 4, "steps": 2, "seed": 7,
                                          "sampler": "entropy", "temperature": 0.5, "model": "m"})]
+
+
+def test_memory_is_asked_for_by_name_and_named_in_the_answer(run: Run, daemon: Daemon,
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    run("diffuse", "Once", "--memory", "auto")
+    assert daemon.asked[-1][1]["memory"] == "auto"
+    assert run("diffuse", "Once", "--memory", "always").code == 64
+    daemon.answers["diffuse"] = replace(WRITTEN, verdict=replace(VERDICT, memories=(3, 5)))
+    monkeypatch.setattr(render, "is_terminal", lambda stream: stream is sys.stdout)
+    assert "memories 3, 5" in run("diffuse", "Once").err
 
 
 def test_what_is_not_said_is_left_to_the_daemon(run: Run, daemon: Daemon) -> None:

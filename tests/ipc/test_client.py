@@ -16,7 +16,7 @@ import pytest
 import aios
 from aios import errors
 from aios.ipc.client import AsyncClient, Client, connect, connect_async
-from aios.messages import ChatMessage, Response, State
+from aios.messages import ChatMessage, MemoryFilter, Passage, Response, State
 
 
 @pytest.fixture
@@ -253,3 +253,28 @@ def test_a_ping_takes_well_below_a_millisecond(client):
         return time.perf_counter() - started
 
     assert median(one() for _ in range(500)) < 2e-3     # the benchmark has the real bound
+
+
+def test_memory_calls_say_what_is_kept_and_whom_it_concerns(client, fake):
+    def asked(call) -> tuple[str, dict]:
+        with pytest.raises(errors.ModelMissing):
+            call()
+        return fake.seen[-1].verb, fake.seen[-1].params[0] if fake.seen[-1].params else {}
+
+    vector = b"\0\0\x80?\0\0\0@"
+    draft = {"text": "x", "metadata": {"a": 1}, "vector": vector, "namespace": "default", "tags": ["t"], "time": None,
+             "source": "", "provenance": ""}
+    assert asked(lambda: client.remember("x", {"a": 1}, vector=[1.0, 2.0], tags=["t"])) == (
+        "memory.remember", {"memories": [draft]})
+    assert asked(lambda: client.recall("who?", 3, MemoryFilter(tags=["t"])))[1]["filter"]["tags"] == ["t"]
+    assert asked(lambda: client.recall([1.0, 2.0])) == ("memory.recall", {"vector": vector, "k": 10})
+    assert asked(lambda: client.forget(7)) == ("memory.forget", {"ids": [7]})
+    assert "ids" not in asked(lambda: client.forget(MemoryFilter(sources=["s"])))[1]
+    assert asked(client.memory_stats) == ("memory.stats", {})
+
+
+def test_passages_and_the_wish_for_memory_travel_with_a_request(client, fake):
+    client.diffuse("x", memory="auto")
+    assert fake.seen[-1].params[0]["memory"] == "auto"
+    client.generate("x", passages=[Passage(text="y", id=3), {"text": "z"}])
+    assert [one["text"] for one in fake.seen[-1].params[0]["passages"]] == ["y", "z"]

@@ -89,6 +89,29 @@ def test_a_changed_secret_opens_the_same_items_and_the_old_one_nothing(tmp_path)
         open_vault(tmp_path, IDENTITY, SecretFile())
 
 
+def test_what_a_store_encrypts_is_bound_to_its_master_key(tmp_path):
+    vault = create_vault(tmp_path, IDENTITY, SecretFile(), "all")
+    assert vault.file_key is not None and len(vault.file_key) == sealing.KEY_BYTES
+    assert open_vault(tmp_path, IDENTITY).file_key == vault.file_key
+    change_secret(tmp_path, IDENTITY, SecretFile(), Passphrase(text="a longer passphrase"))
+    assert open_vault(tmp_path, IDENTITY, Passphrase(text="a longer passphrase")).file_key == vault.file_key
+    path = tmp_path / sealing.ENVELOPE_NAME
+    path.write_bytes(path.read_bytes().replace(b'"encrypts":"all"', b'"encrypts":"texts"'))
+    with pytest.raises(KeyRefused, match="not the one"):
+        open_vault(tmp_path, IDENTITY, Passphrase(text="a longer passphrase"))
+    path.write_bytes(path.read_bytes().replace(b'"encrypts":"texts"', b'"encrypts":"some"'))
+    with pytest.raises(KeyRefused, match="damaged"):
+        open_vault(tmp_path, IDENTITY, Passphrase(text="a longer passphrase"))
+
+
+def test_an_envelope_from_before_there_was_a_choice_opens(tmp_path):
+    wrapped, sealed = create_vault(tmp_path, IDENTITY, SecretFile()).seal(1, b"x")
+    path = tmp_path / sealing.ENVELOPE_NAME
+    path.write_bytes(path.read_bytes().replace(b',"encrypts":"texts"', b""))
+    vault = open_vault(tmp_path, IDENTITY)
+    assert vault.file_key is None and vault.open(1, wrapped, sealed) == b"x"
+
+
 def test_secrets_that_are_missing_short_or_readable_by_others_are_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     with pytest.raises(KeyRefused, match="handed over"):

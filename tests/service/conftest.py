@@ -14,6 +14,7 @@ import pytest
 from aios.config import Places
 from aios.errors import AiosError
 from aios.lab.scratch_home import ScratchDaemon
+from aios.service.spawn import python_command
 
 HERE = Path(__file__).parent
 FAKE_WORKER = HERE / "fake_worker.py"
@@ -67,9 +68,11 @@ def owner() -> FakeOwner:
 def fake_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the worker link start tests/service/fake_worker.py: the same protocol, no torch."""
     def command(module: str, *arguments: str) -> list[str]:
+        if module != "aios.service.worker":
+            return python_command(module, *arguments)
         return [sys.executable, "-P", str(FAKE_WORKER), *arguments]
 
-    monkeypatch.setattr("aios.service.worker_link.python_command", command)
+    monkeypatch.setattr("aios.service.child_link.python_command", command)
 
 
 @pytest.fixture

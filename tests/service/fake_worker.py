@@ -1,6 +1,7 @@
 """Speaks the worker's side of the channel without an engine; the prompt says what shall happen.
 
-die: end by SIGKILL. hang: never answer. slow: answer after 40 steps of 40 ms, cancellable.
+die: end by SIGKILL. hang: never answer. slow: answer after 40 steps of 40 ms, cancellable. A text to encode becomes the
+sum of its words' vectors, of 16 numbers; AIOS_FAKE_ENCODER is the seed of these, and the encoder's release.
 Everything else is echoed. A plugin called "hangs" does so when it is loaded. With AIOS_FAKE_WORKER=broken it
 ends before it is set up.
 """
@@ -8,11 +9,13 @@ ends before it is set up.
 from __future__ import annotations
 
 import os
+import random
 import select
 import signal
 import socket
 import sys
 import time
+from array import array
 from typing import Any
 
 from aios.ipc.stream import Framer, Notification, Request, Response, encode
@@ -55,6 +58,9 @@ def take(message: Request, channel: socket.socket, pulse: Pulse, slow: dict[int,
         channel.sendall(answer(message.msgid, {}))
         return
     pulse.beat(f"request:{message.msgid}")
+    if message.verb == "encode":
+        channel.sendall(answer(message.msgid, encoded(given["request"]["texts"])))
+        return
     prompt = given["request"].get("prompt", "")
     if prompt.startswith("die"):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -64,7 +70,19 @@ def take(message: Request, channel: socket.socket, pulse: Pulse, slow: dict[int,
         slow[message.msgid] = 0
     else:
         channel.sendall(answer(message.msgid, {"echo": prompt, "alone": given["alone"], "usage": {},
-                                               "pid": os.getpid()}))
+                                               "pid": os.getpid(), "request": given["request"]}))
+
+
+def encoded(texts: list[str]) -> Any:
+    """A Response as the engine gives it."""
+    release = os.environ.get("AIOS_FAKE_ENCODER", "first")
+    rows = []
+    for text in texts:
+        words = [word.strip(".,?") for word in text.lower().split()] or [""]
+        draws = [random.Random(f"{release} {word}") for word in words]
+        rows += [sum(draw.gauss(0, 1) for draw in draws) for _ in range(16)]
+    return {"parts": [{"mime": f"application/x;shape={len(texts)},16", "data": array("f", rows).tobytes()}],
+            "modality": ["text"], "usage": {}, "verdict": {"model": f"fake-{release}", "release": release}}
 
 
 def answer(number: int, result: Any, error: Any = None) -> bytes:

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable
 
 import pytest
+from apscheduler.triggers.date import DateTrigger
 
-from aios.config import Places, ScheduleSection
-from aios.errors import ConfigError, DaemonError
+from aios.config import Config, DaemonSection, Places, ScheduleSection
+from aios.errors import ConfigError, DaemonError, KeyRefused
 from aios.lab.campaign_kill import campaign
 from aios.lab.report import silent
 from aios.log import EventLog
-from aios.service import housekeeping, launch, watcher
+from aios.service import housekeeping, launch, scheduler, watcher
+from aios.service.daemon import Daemon
 from aios.service.housekeeping import Housekeeping
 from aios.service.scheduler import Scheduler
 from aios.service.spawn import python_command, python_environ
@@ -31,14 +33,60 @@ def test_a_cron_expression_that_cannot_be_read_is_named(expression: str) -> None
 
 def test_an_empty_expression_means_never_and_times_are_told_in_utc() -> None:
     async def scene() -> None:
-        scheduler = Scheduler({"housekeeping": lambda: None})
-        scheduler.start(ScheduleSection(housekeeping="17 3 * * *"))
-        assert str(scheduler.next_run("housekeeping")).endswith("+00:00")
-        scheduler.reschedule(ScheduleSection(housekeeping=""))
-        assert scheduler.next_run("housekeeping") is None
-        scheduler.stop()
+        async def housekeep() -> None:
+            raise AssertionError("it is not due")
+
+        clock = Scheduler({"housekeeping": housekeep})
+        clock.start(ScheduleSection(housekeeping="17 3 * * *"))
+        assert str(clock.next_run("housekeeping")).endswith("+00:00")
+        clock.reschedule(ScheduleSection(housekeeping=""))
+        assert clock.next_run("housekeeping") is None
+        clock.stop()
 
     asyncio.run(scene())
+
+
+def test_what_is_due_runs_in_the_loop_of_the_daemon(monkeypatch: pytest.MonkeyPatch, places: Places) -> None:
+    async def scene() -> None:
+        ran = asyncio.Event()
+
+        async def housekeep() -> None:
+            ran.set()
+
+        monkeypatch.setattr(scheduler, "_trigger", lambda name, expression: DateTrigger())    # once, now
+        daemon = Daemon(places, Config(daemon=DaemonSection(watch=False)), EventLog(level="error"))
+        monkeypatch.setattr(daemon, "_housekeep", housekeep)
+        daemon._start_services()
+        try:
+            await asyncio.wait_for(ran.wait(), 10)
+        finally:
+            daemon._stop_services()
+
+    asyncio.run(scene())
+
+
+def test_the_night_compacts_memories_and_a_locked_store_waits_for_another(monkeypatch: pytest.MonkeyPatch,
+                                                                           places: Places) -> None:
+    async def nothing() -> None:
+        """The models are somebody else's test."""
+
+    async def compacted() -> bool:
+        return True
+
+    async def locked() -> bool:
+        raise KeyRefused("locked", remedy="unlock")
+
+    async def scene() -> None:
+        daemon = Daemon(places, Config(), EventLog(places.log_file))
+        monkeypatch.setattr(daemon.housekeeping, "run", nothing)
+        for compact in (compacted, locked):
+            monkeypatch.setattr(daemon.memories, "compact", compact)
+            await daemon._housekeep()
+        daemon.log.close()
+
+    asyncio.run(scene())
+    said = places.log_file.read_text()
+    assert '"memory.compacted"' in said and '"memory.not_compacted"' in said and "locked" in said
 
 
 def watched(places: Places, monkeypatch: pytest.MonkeyPatch, change: Callable[[], None], seconds: float) -> int:

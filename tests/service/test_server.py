@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from aios.errors import AuthError, CrashLoop, from_wire
 from aios.ipc.protocol import VERBS
 from aios.ipc.stream import Framer, Notification, Request, Response, encode
 from aios.log import EventLog
+from aios.messages import Diffuse, Passage, Recall
 from aios.security.auth import Tokens, read_owner_token
 from aios.service.connection import IN_FLIGHT_MAX
 from aios.service.handlers import HANDLERS
@@ -33,10 +34,27 @@ class Host:
         self.log = EventLog(places.log_file)
         self.refusal: Exception | None = None
         self.server: Server
+        self.memories = self
+        self.recalling = 0
 
     def accepts(self) -> None:
         if self.refusal is not None:
             raise self.refusal
+
+    serves = accepts
+
+    async def recall(self, asked: Recall) -> list[Any]:
+        """A question that takes as long as its k says, in tenths of a second."""
+        self.recalling += 1
+        try:
+            await asyncio.sleep(asked.k / 10)
+        finally:
+            self.recalling -= 1
+        return [asked.query]
+
+    async def lend(self, request: Diffuse) -> Diffuse:
+        [text] = await self.recall(Recall(query=request.prompt, k=1))
+        return replace(request, memory="off", passages=(Passage(text=text),))
 
 
 @dataclass
@@ -125,7 +143,7 @@ async def until(done: Callable[[], bool]) -> None:
 
 
 def test_every_verb_of_the_daemon_has_a_handler() -> None:
-    assert set(HANDLERS) == {verb.name for verb in VERBS.values() if verb.place == "daemon"}
+    assert set(HANDLERS) == {verb.name for verb in VERBS.values() if verb.place != "worker"}
 
 
 @in_loop
@@ -345,3 +363,37 @@ async def test_a_client_that_never_reads_is_dropped(places: Places) -> None:
 
 def small_buffers(peer: Peer) -> None:
     peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+
+@in_loop
+async def test_memory_verbs_run_beside_others_and_can_be_cancelled_or_run_out_of_time(places: Places) -> None:
+    async with scene(places) as s:
+        peer = await s.greeted()
+        peer.send(Request(msgid=5, verb="memory.recall", params=[{"query": "a", "k": 600}]),
+                  Request(msgid=6, verb="memory.recall", params=[{"query": "b", "k": 600, "deadline_ms": 20}]))
+        assert await peer.ask("ping", msgid=7) == "pong"
+        assert from_wire((await peer.next()).error).code == "request.deadline"
+        assert await peer.ask("memory.recall", {"query": "c", "k": 1}, msgid=8) == ["c"]
+        peer.send(Request(msgid=9, verb="cancel", params=[{"msgid": 5}]))
+        answers = {one.msgid: one for one in (await peer.next(), await peer.next())}
+        assert answers[9].result is True and from_wire(answers[5].error).code == "request.cancelled"
+        peer.send(Request(msgid=10, verb="memory.recall", params=[{"query": "a", "k": 600}]))
+        await until(lambda: s.host.recalling == 1)
+        peer.writer.transport.abort()
+        await until(lambda: s.host.recalling == 0 and s.host.server.errands.idle)
+
+
+@in_loop
+async def test_a_request_that_asks_for_memory_waits_for_it_and_then_for_the_worker(places: Places) -> None:
+    async with scene(places) as s:
+        peer = await s.greeted()
+        peer.send(Request(msgid=5, verb="diffuse", params=[{"prompt": "a", "memory": "auto", "stream": True}]))
+        await until(lambda: s.board.queued == 1)
+        job = s.board.take()
+        assert job is not None and job.stream and s.host.server.errands.idle
+        assert job.request == Diffuse(prompt="a", passages=(Passage(text="a"),))
+        s.board.answer(job.number, None, {"usage": {}})
+        assert (await peer.next()).msgid == 5
+        asker = await s.greeted(s.host.tokens.new("asker", ["ask"]))
+        with pytest.raises(AuthError, match="memory"):
+            await asker.ask("diffuse", {"prompt": "a", "memory": "auto"})

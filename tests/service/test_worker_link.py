@@ -16,8 +16,9 @@ from aios.config import LimitsSection
 from aios.errors import Cancelled, CrashLoop, DeadlineExceeded, Poisonous, WorkerDied
 from aios.log import EventLog
 from aios.messages import Diffuse
+from aios.service.child_link import DEATHS_IN_A_ROW_MAX
 from aios.service.jobs import Board
-from aios.service.worker_link import DEATHS_IN_A_ROW_MAX, WorkerLink
+from aios.service.worker_link import WorkerLink
 from tests.service.conftest import FakeOwner
 
 pytestmark = pytest.mark.usefixtures("fake_worker")

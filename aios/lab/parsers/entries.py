@@ -244,6 +244,38 @@ def _layers(rng: random.Random, bench: Bench) -> Call:
         layers, (*sizes, 1e-5), x, cos, sin, [(*memory, slots, capacity)], pieces, 1, rng.choice((16, 8))))
 
 
+def _encoder_of(rng: random.Random, guarded: Guarded) -> tuple[Any, ...]:
+    """What a PackedEncoder of 20 words and 6 positions is made of."""
+    heads, ffn = rng.randint(1, 2), rng.randint(1, 40)
+    hidden = heads * rng.choice((8, 16))
+    shapes = ((3 * hidden, hidden), (hidden, hidden), (ffn, hidden), (hidden, ffn))
+    norm = [guarded.array(np.ones(hidden, np.float32)) for _ in "wb"]
+    layers = []
+    for _ in range(rng.randint(0, 2)):
+        made = [_Matrix.make(rng, guarded, shape) for shape in shapes]
+        biases = [guarded.array(np.zeros(rows, np.float32)) if rng.random() < 0.5 else None for rows, _ in shapes]
+        layers.append(([_native.PackedMatrix(*one.sizes, *one.packed) for one in made], biases, [*norm, *norm]))
+    packed = _Matrix.make(rng, guarded, (20, hidden))
+    plain = guarded.array(np.ones((20, hidden), np.float32))
+    words = plain if rng.random() < 0.5 else _native.PackedMatrix(*packed.sizes, *packed.packed)
+    return (hidden, heads, ffn, 1e-12), words, guarded.array(np.zeros((6, hidden), np.float32)), norm, layers
+
+
+def _encoder(rng: random.Random, bench: Bench) -> Call:
+    guarded = Guarded()
+    return Call(call=_native.PackedEncoder, arguments=_encoder_of(rng, guarded), guarded=guarded)
+
+
+def _encode(rng: random.Random, bench: Bench) -> Call:
+    guarded = Guarded()
+    arguments = _encoder_of(rng, guarded)
+    lengths = np.array([rng.randint(1, 6) for _ in range(rng.randint(0, 4))], np.int64)
+    ids = np.array([rng.randrange(20) for _ in range(lengths.sum())], np.int64)
+    out = guarded.array(np.zeros((len(lengths), arguments[0][0]), np.float32))
+    return Call(call=_native.PackedEncoder(*arguments).encode, guarded=guarded,
+                arguments=(ids, lengths, out, rng.randint(1, 2), rng.choice((16, 8))))
+
+
 def _gather(rng: random.Random, bench: Bench) -> Call:
     guarded = Guarded()
     arguments = _matrix_arguments(rng, guarded)
@@ -427,6 +459,8 @@ _ENTRIES: dict[str, Make] = {
     "matmul_together": _together,
     "PackedLayer": _layer,
     "advance_layers": _layers,
+    "PackedEncoder": _encoder,
+    "PackedEncoder.encode": _encode,
     "PackedMatrix.gather": _gather,
     "PackedMatrix.dequantize": _whole,
     "read_safetensors": lambda rng, bench: Call(call=_native.read_safetensors,

@@ -14,6 +14,8 @@ from aios.lab.parsers.mutations import Sample
 
 DIM = 3
 KEY_BYTES = 60
+KEY = bytes(range(32))           # of a store that is encrypted as a whole
+STORES: Final[Mapping[str, bytes | None]] = {"clear": None, "sealed": KEY}
 FRESH_SHARE = 0.01             # of the calls that write begin with an empty store
 FILES: Final = ("manifest", "keys", "log-", "segment-", "forgotten-")
 
@@ -22,12 +24,12 @@ _WRITERS: Final[list[_native.MemoryStore]] = []     # the last one: there is one
 Make = Callable[[random.Random, Path], tuple[Callable[..., object], tuple[Any, ...]]]
 
 
-def store_folder(scratch: Path) -> Path:
+def store_folder(scratch: Path, kind: str = "clear") -> Path:
     """A store with two memories and a forgotten one in a segment and two in the log; made once."""
-    folder = scratch / "memories"
+    folder = scratch / "memories" / kind
     if not folder.exists():
-        _native.MemoryStore.create(folder, DIM, False, bytes(16))
-        store = _native.MemoryStore(folder, True)
+        _native.MemoryStore.create(folder, DIM, False, bytes(16), STORES[kind])
+        store = _native.MemoryStore(folder, True, STORES[kind])
         _remember(store, 3)
         store.forget([3])
         store.flush()
@@ -37,15 +39,15 @@ def store_folder(scratch: Path) -> Path:
 
 
 def samples(scratch: Path) -> list[Sample]:
-    """Every file of that store; the name says which one it is."""
-    folder = store_folder(scratch)
-    found = [path for prefix in FILES for path in sorted(folder.glob(prefix + "*"))]
-    return [Sample(name=path.name, data=path.read_bytes()) for path in found]
+    """Every file of a clear store and of an encrypted one; the name says which one it is."""
+    found = [path for kind in STORES for prefix in FILES
+             for path in sorted(store_folder(scratch, kind).glob(prefix + "*"))]
+    return [Sample(name=f"{path.parent.name}/{path.name}", data=path.read_bytes()) for path in found]
 
 
 def snapshot(folder: Path) -> list[object]:
-    """Everything that a reader of this store can see."""
-    store = _native.MemoryStore(folder, False)
+    """Everything that a reader of this store can see; the folder is called as its kind is."""
+    store = _native.MemoryStore(folder, False, STORES[folder.name])
     ids = np.frombuffer(store.select([], [], [], [], None, None), "<u8").tolist()
     return [ids, [store.read(number) for number in ids], store.vectors(ids), store.forgotten_ids(), store.shape()]
 
@@ -93,11 +95,11 @@ def _append(rng: random.Random, scratch: Path) -> tuple[Callable[..., object], t
 def _create(rng: random.Random, scratch: Path) -> tuple[Callable[..., object], tuple[Any, ...]]:
     folder = scratch / "made-memories"
     _empty(folder)
-    return _native.MemoryStore.create, (str(folder), DIM, rng.random() < 0.5, bytes(16))
+    return _native.MemoryStore.create, (str(folder), DIM, rng.random() < 0.5, bytes(16), rng.choice((None, KEY)))
 
 
 def _open(rng: random.Random, scratch: Path) -> tuple[Callable[..., object], tuple[Any, ...]]:
-    return _native.MemoryStore, (str(store_folder(scratch)), False)
+    return _native.MemoryStore, (str(store_folder(scratch)), False, None)
 
 
 def _method(make: Callable[[random.Random, Path], _native.MemoryStore], name: str, *arguments: Any) -> Make:
@@ -107,6 +109,7 @@ def _method(make: Callable[[random.Random, Path], _native.MemoryStore], name: st
 MAKERS: Final[Mapping[str, Make]] = {
     "MemoryStore": _open,
     "MemoryStore.create": _create,
+    "MemoryStore.look": lambda rng, scratch: (_native.MemoryStore.look, (str(store_folder(scratch)),)),
     "MemoryStore.identity": _method(_reader, "identity"),
     "MemoryStore.shape": _method(_reader, "shape"),
     "MemoryStore.reserve": _method(_writer, "reserve", 2),

@@ -75,17 +75,18 @@ def _weights(scratch: Path, files: list[weights.WeightSample]) -> Read:
 
 def _memories(scratch: Path) -> Read:
     """One file of a store of memories is damaged, the others are whole."""
-    whole, folder = memories.store_folder(scratch), scratch / "hostile-memories"
-    shutil.copytree(whole, folder)
-    holds = memories.snapshot(whole)
+    folder = scratch / "hostile-memories"
+    shutil.copytree(memories.store_folder(scratch).parent, folder)
+    holds = {kind: memories.snapshot(folder / kind) for kind in memories.STORES}
 
     def read(rng: random.Random, made: Mutant) -> None:
-        (folder / made.sample.name).write_bytes(made.data)
+        path = folder / made.sample.name
+        path.write_bytes(made.data)
         try:
-            found = memories.snapshot(folder)
+            found = memories.snapshot(path.parent)
         finally:
-            (folder / made.sample.name).write_bytes(made.sample.data)
-        if found != holds:
+            path.write_bytes(made.sample.data)
+        if found != holds[path.parent.name]:
             raise Undetected(f"{made.kind} of {made.sample.name}: other memories are read")
     return read
 

@@ -14,6 +14,7 @@ from aios.lab.parsers.arguments import Guarded
 from aios.lab.parsers.mutations import Sample
 
 DIM, COUNT = 20, 40
+KEY = bytes(32)
 
 Made = tuple[Callable[..., object], tuple[Any, ...], Guarded]
 Make = Callable[[random.Random, Path], Made]
@@ -73,6 +74,17 @@ def _open(rng: random.Random, scratch: Path) -> Made:
     return (_native.VectorSearch.open, (str(path),), Guarded())
 
 
+def _open_sealed(rng: random.Random, scratch: Path) -> Made:
+    path = scratch / "opened.sealed"
+    if not path.exists():
+        index().save_sealed(path, KEY, 7)
+    return (_native.VectorSearch.open_sealed, (str(path), KEY, 7), Guarded())
+
+
+def _saved_sealed(rng: random.Random, scratch: Path) -> Made:
+    return (index().save_sealed, ("begun.parquet", KEY, 7), Guarded())
+
+
 def _saved(rng: random.Random, scratch: Path) -> Made:
     return (index().save, ("begun.parquet",), Guarded())    # relative: a part of it is too
 
@@ -84,7 +96,9 @@ def _method(name: str, *arguments: Any) -> Make:
 MAKERS: Final[Mapping[str, Make]] = {
     "VectorSearch": lambda rng, scratch: (_native.VectorSearch, (DIM, "cosine"), Guarded()),
     "VectorSearch.open": _open,
+    "VectorSearch.open_sealed": _open_sealed,
     "VectorSearch.save": _saved,
+    "VectorSearch.save_sealed": _saved_sealed,
     "VectorSearch.verify": _method("verify"),
     "VectorSearch.add": _add,
     "VectorSearch.remove": _method("remove", np.array([1, 2, 99], np.uint64)),

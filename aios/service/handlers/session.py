@@ -43,4 +43,4 @@ def api(daemon: Daemon, caller: Connection, params: Nothing) -> list[dict[str, A
 
 def cancel(daemon: Daemon, caller: Connection, params: Cancel) -> bool:
     """Cancel a request of this connection."""
-    return daemon.board.cancel(caller, params.msgid)
+    return daemon.server.cancel(caller, params.msgid)

@@ -2,6 +2,7 @@
 
 mod bytes;
 mod cpu;
+mod encoder;
 mod few;
 mod imports;
 mod memory;
@@ -25,6 +26,8 @@ mod _native {
     use super::cpu::cpu_features;
     #[pymodule_export]
     use super::crc32c;
+    #[pymodule_export]
+    use super::encoder::PackedEncoder;
     #[pymodule_export]
     use super::imports::{gguf_block, gguf_dequantize, gguf_pack, read_gguf, read_safetensors};
     #[pymodule_export]

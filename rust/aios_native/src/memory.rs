@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use aios_arrow_storage::StorageError;
-use aios_arrow_storage::memory::{self as core, Clear, Filter, GROUP_MAX, Incoming, Options, TAGS_MAX};
+use aios_arrow_storage::memory::{
+    self as core, Clear, Filter, GROUP_MAX, Incoming, Options, StoreKey, TAGS_MAX,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -49,26 +51,45 @@ impl MemoryStore {
 
 #[pymethods]
 impl MemoryStore {
-    /// Open the store in a folder, as its writer or for reading.
+    /// Open the store in a folder, as its writer or for reading; `key` is of one that is encrypted as a whole.
     #[new]
-    fn new(py: Python<'_>, folder: PathBuf, writable: bool) -> PyResult<Self> {
-        let open = || if writable { core::Store::open(&folder) } else { core::Store::open_reader(&folder) };
+    #[pyo3(signature = (folder, writable, key = None))]
+    fn new(
+        py: Python<'_>,
+        folder: PathBuf,
+        writable: bool,
+        key: Option<&Bound<'_, PyBytes>>,
+    ) -> PyResult<Self> {
+        let key = key.map(store_key).transpose()?;
+        let open = || {
+            if writable { core::Store::open(&folder, key) } else { core::Store::open_reader(&folder, key) }
+        };
         let store = py.detach(open).map_err(raised)?;
         Ok(MemoryStore(RwLock::new(Some(Arc::new(store)))))
     }
 
-    /// Make an empty store; `identity` is 16 random bytes.
+    /// Make an empty store; `identity` is 16 random bytes; with a key of 32 it is encrypted as a whole.
     #[staticmethod]
+    #[pyo3(signature = (folder, dim, half, identity, key = None))]
     fn create(
         py: Python<'_>,
         folder: PathBuf,
         dim: usize,
         half: bool,
         identity: &Bound<'_, PyBytes>,
+        key: Option<&Bound<'_, PyBytes>>,
     ) -> PyResult<()> {
         let identity = identity.as_bytes().try_into();
         let identity = identity.map_err(|_| PyValueError::new_err("an identity has 16 bytes"))?;
-        py.detach(|| core::Store::create(&folder, Options { dim, half, identity })).map_err(raised)
+        let key = key.map(store_key).transpose()?;
+        py.detach(|| core::Store::create(&folder, Options { dim, half, identity, key })).map_err(raised)
+    }
+
+    /// The 16 bytes that name the store in a folder, and whether it opens with a key only; None if there is none.
+    #[staticmethod]
+    fn look(py: Python<'_>, folder: PathBuf) -> PyResult<Option<(Bound<'_, PyBytes>, bool)>> {
+        let found = py.detach(|| core::Store::look(&folder)).map_err(raised)?;
+        Ok(found.map(|(identity, sealed)| (PyBytes::new(py, &identity), sealed)))
     }
 
     /// The 16 bytes that name the store.
@@ -232,6 +253,12 @@ impl MemoryStore {
     fn close(&self) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).take();
     }
+}
+
+/// 32 bytes as a key.
+pub fn store_key(bytes: &Bound<'_, PyBytes>) -> PyResult<StoreKey> {
+    let bytes = bytes.as_bytes().try_into().map_err(|_| PyValueError::new_err("a key has 32 bytes"))?;
+    Ok(StoreKey::new(bytes))
 }
 
 /// The dimensions, if so many vectors may be asked for at once.

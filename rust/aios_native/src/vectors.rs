@@ -1,12 +1,17 @@
 //! `VectorSearch` for Python: buffers in, buffers out, the interpreter left while vectors are added or searched.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use aios_arrow_storage::StorageError;
+use aios_arrow_storage::memory::{Kind, open_sealed, write_sealed};
 use aios_vector_search::{Effort, Fault, K_MAX, Metric, THREADS_MAX, VectorSearch as Index};
 use pyo3::exceptions::{PyOSError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
+use crate::memory::store_key;
 use crate::shared::{Shared, apart};
 
 /// An id that answers nothing: the place behind the last answer.
@@ -21,6 +26,13 @@ fn refused(fault: Fault) -> PyErr {
         Fault::Limit(why) => PyOverflowError::new_err(why),
         Fault::Input(why) => PyValueError::new_err(why),
         Fault::Corrupt(why) => PyOSError::new_err(why),
+    }
+}
+
+fn fault(error: StorageError) -> Fault {
+    match error {
+        StorageError::Io { doing, error } => Fault::Io { doing, error },
+        other => Fault::Corrupt(other.to_string()),
     }
 }
 
@@ -61,6 +73,30 @@ impl VectorSearch {
     /// Write the index to a file, durably.
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         py.detach(|| self.read().save(&path)).map_err(refused)
+    }
+
+    /// The index that `save_sealed` wrote under this key and number, opened into memory.
+    #[staticmethod]
+    fn open_sealed(py: Python<'_>, path: PathBuf, key: &Bound<'_, PyBytes>, number: u64) -> PyResult<Self> {
+        let key = store_key(key)?;
+        let open = || {
+            let map = open_sealed(&path, &key, Kind::Index, number).map_err(fault)?;
+            Index::of(map.ok_or_else(|| Fault::Io { doing: "opening", error: ErrorKind::NotFound.into() })?)
+        };
+        py.detach(open).map(|index| VectorSearch(RwLock::new(index))).map_err(refused)
+    }
+
+    /// Write the index to a file, durably, encrypted under 32 bytes of key and a number that it opens with only.
+    fn save_sealed(
+        &self,
+        py: Python<'_>,
+        path: PathBuf,
+        key: &Bound<'_, PyBytes>,
+        number: u64,
+    ) -> PyResult<()> {
+        let key = store_key(key)?;
+        py.detach(|| write_sealed(&path, &key, Kind::Index, number, |out| self.read().write_to(out)))
+            .map_err(|error| refused(fault(error)))
     }
 
     /// Check all of the file that the index was opened from.

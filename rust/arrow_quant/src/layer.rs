@@ -5,7 +5,7 @@
 //! there is little to compute, so that what calls operator by operator costs more than the operators themselves.
 
 mod attention;
-mod maths;
+pub(crate) mod maths;
 #[cfg(test)]
 mod tests;
 
@@ -261,7 +261,7 @@ impl Step<'_> {
         }
         self.remember(number, stores, room);
         self.attend(number, stores, room);
-        self.multiply([(layer.out, &mut room.normed)], &room.mixed)?;
+        self.multiply([(layer.out, &mut room.normed)], &room.query)?;
         fastest(maths::Add { x, more: &room.normed });
         Ok(())
     }
@@ -324,7 +324,9 @@ impl Step<'_> {
         }
     }
 
-    /// What each query sees of its sequence, itself included.
+    /// What each query sees of its sequence, itself included, in the queries' place.
+    ///
+    /// Head after head: the keys and values of one stay in the first-level cache for all tokens of a sequence.
     fn attend(&self, layer: usize, stores: &[Store<'_>], room: &mut Room) {
         let Shape { heads, kv_heads, head_dim, .. } = self.shape;
         let places: Vec<_> = self
@@ -332,16 +334,22 @@ impl Step<'_> {
             .iter()
             .flat_map(|piece| (0..piece.count).map(move |place| (piece, piece.seen(place))))
             .collect();
-        let size = heads / kv_heads * head_dim;
+        let (size, tokens) = (heads / kv_heads * head_dim, places.len());
         let seen: usize = places.iter().map(|(_, seen)| seen * heads * head_dim).sum();
         let query = &room.query;
         each_chunk(&mut room.mixed, size, worth(seen, VALUES_PER_THREAD, self.threads), |at, out| {
-            let (piece, seen) = places[at / kv_heads];
+            let (head, token) = (at / tokens, at % tokens);
+            let (piece, seen) = places[token];
             let store = &stores[piece.store];
-            let from = self.at(layer, piece, store, at % kv_heads);
+            let from = self.at(layer, piece, store, head);
             let span = from..from + seen * head_dim;
             let (keys, values) = (&store.keys[span.clone()], &store.values[span]);
-            fastest(Attend { query: &query[at * size..][..size], keys, values, head_dim, out });
+            let query = &query[(token * kv_heads + head) * size..][..size];
+            fastest(Attend { query, keys, values, head_dim, out });
         });
+        for (at, mixed) in room.mixed.chunks_exact(size).enumerate() {
+            let (head, token) = (at / tokens, at % tokens);
+            room.query[(token * kv_heads + head) * size..][..size].copy_from_slice(mixed);
+        }
     }
 }

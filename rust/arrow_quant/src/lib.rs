@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod encoder;
 pub mod fault;
 #[allow(unsafe_code)]
 pub mod gather;

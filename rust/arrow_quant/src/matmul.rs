@@ -33,6 +33,8 @@ use matrix::Lanes;
 const ROWS_MAX: usize = 192;
 /// Products that make one more thread worth waking: some 10 us of them.
 const PRODUCTS_PER_THREAD: usize = 1 << 18;
+/// Runs of neighbouring panels that each thread takes of a product with one row: few, and none waits long for another.
+const RUNS_PER_THREAD: usize = 4;
 
 /// y = x w^T plus the residual's share, for row-major x (m, columns) and y (m, rows), with the instructions at hand.
 pub fn matmul(w: &Matrix<'_>, m: usize, x: &[f32], y: &mut [f32], threads: usize) -> Result<(), Fault> {
@@ -123,10 +125,11 @@ struct Task<'a> {
 impl<'a> Task<'a> {
     fn new(isa: Isa, w: Matrix<'a>, y: &mut [f32], rows: usize, x: &[f32], width: Width) -> Self {
         let low = w.residual().map_or_else(Vec::new, |residual| isa.project(residual, x));
+        let form = Form::of(width, w.packed().layout.bits(), rows);
         Task {
             w,
-            form: Form::of(width, w.packed().layout.bits(), rows),
-            low: if rows == 1 { low } else { isa.tiling(rows).pack(&low) },
+            form,
+            low: if rows == 1 { low } else { isa.tiling_of(form, rows).pack(&low) },
             y: Columns { start: y.as_mut_ptr(), rows, width: w.rows() },
         }
     }
@@ -143,30 +146,42 @@ fn multiply_integers(isa: Isa, tasks: &[Task<'_>], x: &[f32], rows: usize, threa
         let group_size = task.w.packed().layout.group_size();
         let same = |input: &Activations| (input.form, input.group_size) == (task.form, group_size);
         chosen.push(inputs.iter().position(same).unwrap_or_else(|| {
-            inputs.push(Activations::quantise(isa, x, task.form, group_size, isa.tiling(rows), threads));
+            let tiling = isa.tiling_of(task.form, rows);
+            inputs.push(Activations::quantise(isa, x, task.form, group_size, tiling, threads));
             inputs.len() - 1
         }));
     }
     let rank =
         tasks.iter().filter_map(|task| task.w.residual()).map(|residual| residual.rank).max().unwrap_or(0);
     let products: usize = tasks.iter().map(|task| x.len() * task.w.rows()).sum();
+    let threads = worth(products, PRODUCTS_PER_THREAD, threads);
+    let panels: usize = tasks.iter().map(Task::panels).sum();
+    // What one row asks for ahead lies in the next panel soon: it should be for the same thread.
+    let run = if rows == 1 { panels.div_ceil(threads * RUNS_PER_THREAD).max(1) } else { 1 };
     threads::each(
-        tasks.iter().map(Task::panels).sum(),
-        worth(products, PRODUCTS_PER_THREAD, threads),
+        panels.div_ceil(run),
+        threads,
         || integer::Scratch::new(rows, rank),
-        |scratch, mut panel| {
-            for (task, &input) in tasks.iter().zip(&chosen) {
-                if panel >= task.panels() {
-                    panel -= task.panels();
-                    continue;
-                }
+        |scratch, at| {
+            for panel in at * run..panels.min((at + 1) * run) {
+                let (task, input, panel) = place(tasks, &chosen, panel);
                 isa.integer_panel(&task.w, panel, &inputs[input], &task.low, scratch);
                 // SAFETY: `each` hands out every panel of every task once, so that no two calls write the same
                 // columns; every y is borrowed mutably until all have returned.
-                return unsafe { task.y.put(panel, &scratch.sums) };
+                unsafe { task.y.put(panel, &scratch.sums) };
             }
         },
     );
+}
+
+/// The task that the panel of this number is of, its input, and the panel's number in it.
+fn place<'t, 'a>(tasks: &'t [Task<'a>], chosen: &[usize], mut panel: usize) -> (&'t Task<'a>, usize, usize) {
+    let mut at = 0;
+    while panel >= tasks[at].panels() {
+        panel -= tasks[at].panels();
+        at += 1;
+    }
+    (&tasks[at], chosen[at], panel)
 }
 
 /// One chunk of at most `ROWS_MAX` rows.
@@ -217,8 +232,15 @@ impl Columns {
         let count = PANEL_ROWS.min(self.width - from);
         for (row, sums) in sums.iter().enumerate().take(self.rows) {
             // SAFETY: row < rows and from + count <= width, so this lies within what `start` points to; `sums`
-            // is other memory.
-            unsafe { self.start.add(row * self.width + from).copy_from_nonoverlapping(sums.as_ptr(), count) };
+            // is other memory. A whole panel's count is known here, which spares a call for each row.
+            unsafe {
+                let into = self.start.add(row * self.width + from);
+                if count == PANEL_ROWS {
+                    into.copy_from_nonoverlapping(sums.as_ptr(), PANEL_ROWS);
+                } else {
+                    into.copy_from_nonoverlapping(sums.as_ptr(), count);
+                }
+            }
         }
     }
 }

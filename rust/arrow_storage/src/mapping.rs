@@ -11,7 +11,7 @@ use crate::guard::{Region, page_bytes};
 pub struct Mapping {
     address: *mut u8,
     bytes: usize,
-    /// Always there; taken before the map goes.
+    /// Of a file's map; taken before the map goes.
     region: Option<Region>,
     file: File,
 }
@@ -34,6 +34,23 @@ impl Mapping {
         let end = start + bytes.next_multiple_of(page_bytes());
         let region = Region::register(start, end, file.as_raw_fd());
         Ok(Mapping { address: address.cast(), bytes, region: Some(region), file })
+    }
+
+    /// Zeros in memory alone, for `bytes` bytes that are made from the file instead of being it.
+    pub fn anonymous(file: File, bytes: usize) -> Result<Self> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: as above.
+        let address = unsafe { libc::mmap(ptr::null_mut(), bytes, access, flags, -1, 0) };
+        if address == libc::MAP_FAILED {
+            return Err(StorageError::Io { doing: "taking memory", error: std::io::Error::last_os_error() });
+        }
+        #[cfg(target_os = "linux")]
+        // SAFETY: advice about a map of our own; it is filled at once, and large pages make that several times faster.
+        unsafe {
+            libc::madvise(address, bytes, libc::MADV_HUGEPAGE)
+        };
+        Ok(Mapping { address: address.cast(), bytes, region: None, file })
     }
 
     /// Where it begins.

@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,6 +117,14 @@ impl VectorSearch {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         let file = options.open(path).map_err(Fault::io("creating"))?;
+        let mut out = BufWriter::with_capacity(1 << 20, file);
+        self.write_to(&mut out).map_err(Fault::io("writing"))?;
+        let file = out.into_inner().map_err(|error| Fault::io("writing")(error.into_error()))?;
+        file.sync_all().map_err(Fault::io("syncing"))
+    }
+
+    /// Writes what `save` writes to anything, from the first byte to the last.
+    pub fn write_to<'a>(&'a self, out: &mut dyn Write) -> io::Result<()> {
         let mut header = Header {
             metric: self.coder.metric,
             dim: self.coder.dim,
@@ -125,21 +133,25 @@ impl VectorSearch {
             linked: self.linked.unwrap_or(0),
             checksums: [0; SECTIONS],
         };
+        let widths = header.widths(&self.coder);
+        let bytes =
+            |section, (chunk, count): (&'a Chunk, usize)| bytes_of(chunk, section, count, widths[section]);
+        for (section, checksum) in header.checksums.iter_mut().enumerate() {
+            *checksum = self.filled().fold(0, |seed, part| crc32c(bytes(section, part), seed));
+        }
         let (begins, end) = header.places(&self.coder);
-        let mut out = BufWriter::with_capacity(1 << 20, file);
+        let head = header.bytes();
+        out.write_all(&head)?;
+        let mut at = head.len();
         for (section, begin) in begins.into_iter().enumerate() {
-            out.seek(SeekFrom::Start(begin as u64)).map_err(Fault::io("writing"))?;
-            for (chunk, count) in self.filled() {
-                let bytes = bytes_of(chunk, section, count, header.widths(&self.coder)[section]);
-                header.checksums[section] = crc32c(bytes, header.checksums[section]);
-                out.write_all(bytes).map_err(Fault::io("writing"))?;
+            out.write_all(&[0; PAGE][..begin - at])?;
+            at = begin;
+            for part in self.filled() {
+                out.write_all(bytes(section, part))?;
+                at += bytes(section, part).len();
             }
         }
-        out.seek(SeekFrom::Start(0)).map_err(Fault::io("writing"))?;
-        out.write_all(&header.bytes()).map_err(Fault::io("writing"))?;
-        let file = out.into_inner().map_err(|error| Fault::io("writing")(error.into_error()))?;
-        file.set_len(end as u64).map_err(Fault::io("writing"))?;
-        file.sync_all().map_err(Fault::io("syncing"))
+        out.write_all(&[0; PAGE][..end - at])
     }
 
     /// The chunks, each with the number of its slots that were ever used.
@@ -156,21 +168,32 @@ impl VectorSearch {
     pub fn open(path: &Path) -> Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let mut file = options.open(path).map_err(Fault::io("opening"))?;
+        let file = options.open(path).map_err(Fault::io("opening"))?;
         let facts = file.metadata().map_err(Fault::io("opening"))?;
         if !facts.is_file() || facts.len() < PAGE as u64 {
             return Err(Fault::corrupt("it is no index of vectors"));
         }
+        let bytes = usize::try_from(facts.len()).map_err(|_| Fault::corrupt("it is too large"))?;
+        Self::of(
+            Mapping::new(file, bytes)
+                .map_err(|error| Fault::corrupt(format!("it cannot be mapped: {error}")))?,
+        )
+    }
+
+    /// The index that these bytes are: what `write_to` wrote.
+    pub fn of(map: Mapping) -> Result<Self> {
+        if map.bytes() < PAGE {
+            return Err(Fault::corrupt("it is no index of vectors"));
+        }
         let mut bytes = [0; HEADER_BYTES];
-        file.read_exact(&mut bytes).map_err(Fault::io("reading"))?;
+        // SAFETY: the map has a page or more, and nobody else knows it yet.
+        unsafe { std::ptr::copy_nonoverlapping(map.address(), bytes.as_mut_ptr(), HEADER_BYTES) };
         let header = Header::parse(&bytes)?;
         let coder = Coder::new(header.dim, header.metric);
         let (begins, end) = header.places(&coder);
-        if facts.len() != end as u64 {
+        if map.bytes() != end {
             return Err(Fault::corrupt("the file is not as long as its header says"));
         }
-        let map = Mapping::new(file, end)
-            .map_err(|error| Fault::corrupt(format!("it cannot be mapped: {error}")))?;
         let map = Arc::new(map);
         let chunks = (0..header.slots.div_ceil(CHUNK))
             .map(|number| {

@@ -130,7 +130,7 @@ impl Work for Add<'_> {
 
 /// The sum, in eight parts that become one.
 #[inline(always)]
-pub(super) fn sum(values: &[f32]) -> f32 {
+pub(crate) fn sum(values: &[f32]) -> f32 {
     let (parts, rest) = values.as_chunks::<8>();
     let mut sums = [0.0; 8];
     for part in parts {
@@ -146,7 +146,7 @@ pub(super) fn sum(values: &[f32]) -> f32 {
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its series; 2^n by halves, so that neither end leaves f32 early.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const LOWEST: f32 = -104.0; // below, the result is zero
     const HIGHEST: f32 = 89.0; // above, it is infinite
     const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves no room for a fraction

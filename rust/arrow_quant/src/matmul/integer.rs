@@ -12,7 +12,7 @@
 use super::activations::{Activations, Form, Tile};
 use super::kernel::{Registers, add_tiles};
 use super::matrix::{Lanes, Matrix};
-use super::words::{WIDTH, Words};
+use super::words::{Held, WIDTH, Words};
 use crate::half::widen;
 use crate::order::{BLOCK_BYTES, GROUP_MAX, GROUP_SIZES, PANEL_ROWS, RANK_MAX};
 
@@ -28,6 +28,14 @@ const LINE: usize = 64;
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(crate) struct Step([u32; PANEL_ROWS]);
+
+impl Step {
+    /// Two vectors of rows: the first or the second half of the panel.
+    #[inline(always)]
+    pub fn half(&self, half: usize) -> &[[u32; WIDTH]] {
+        &self.0.as_chunks().0[2 * half..2 * half + 2]
+    }
+}
 
 /// Scales, and weights of code 0, of a panel's rows in one group.
 pub(crate) type Affine = (Lanes, Lanes);
@@ -142,94 +150,115 @@ pub(crate) struct Chunk<'a> {
     reach: u16,
 }
 
-/// Sums of two vectors of rows of the panel for each row of x.
-type Held<V, const H: usize> = [[V; 2]; H];
+/// One way of summing the products of a group, `run` steps of which fit a half.
+trait Products {
+    /// Sums over all steps, for half of the panel's rows.
+    fn sums<V: Words, const H: usize>(
+        words: &[[u32; H]],
+        steps: &[Step],
+        half: usize,
+        run: usize,
+    ) -> Held<V, H>;
+}
 
 /// Adds the products of a chunk of columns and a tile of H rows.
 #[inline(always)]
 pub(crate) fn tile<V: Words, const H: usize>(steps: &[Step], chunk: &Chunk<'_>, sums: &mut [Lanes]) {
+    match chunk.form {
+        Form::Pairs | Form::Planes => groups::<V, Pairs, H>(steps, chunk, sums),
+        Form::Bounded => groups::<V, Bounded, H>(steps, chunk, sums),
+        Form::Bytes if chunk.reaches.iter().all(|reach| *reach <= chunk.reach) => {
+            groups::<V, Bytes, H>(steps, chunk, sums);
+        }
+        Form::Bytes => groups::<V, Runs, H>(steps, chunk, sums),
+    }
+}
+
+/// The same in one way of summing: where several meet in a loop, sums pass through memory.
+#[inline(always)]
+fn groups<V: Words, P: Products, const H: usize>(steps: &[Step], chunk: &Chunk<'_>, sums: &mut [Lanes]) {
     let (sums, _) = sums.as_chunks_mut::<H>();
     let (words, scales, totals) =
         (chunk.words.as_chunks::<H>().0, chunk.scales.as_chunks::<H>().0, chunk.totals.as_chunks::<H>().0);
     let groups = words.chunks(chunk.group_steps).zip(steps.chunks(chunk.group_steps));
-    let known = scales.iter().zip(totals).zip(chunk.affines).zip(chunk.reaches);
-    for ((words, steps), (((scales, totals), affine), reach)) in groups.zip(known) {
+    let known = scales.iter().zip(totals).zip(chunk.affines);
+    for ((words, steps), ((scales, totals), affine)) in groups.zip(known) {
         for half in 0..2 {
-            let held: Held<V, H> = match chunk.form {
-                Form::Pairs | Form::Planes => pairs(words, steps, half),
-                Form::Bounded => bounded(words, steps, half),
-                Form::Bytes if *reach <= chunk.reach => bytes(words, steps, half),
-                Form::Bytes => runs(words, steps, half, chunk.run),
-            };
+            let held = P::sums::<V, H>(words, steps, half, chunk.run);
             finish(&held, (scales, totals), affine, half, &mut sums[0]);
         }
     }
 }
 
-/// Two vectors of a step.
-#[inline(always)]
-fn two<V: Words>(step: &Step, half: usize) -> [V; 2] {
-    let step = step.0.as_chunks::<WIDTH>().0;
-    [V::load(&step[2 * half]), V::load(&step[2 * half + 1])]
+/// 16-bit activations.
+struct Pairs;
+
+impl Products for Pairs {
+    #[inline(always)]
+    fn sums<V: Words, const H: usize>(
+        words: &[[u32; H]],
+        steps: &[Step],
+        half: usize,
+        _: usize,
+    ) -> Held<V, H> {
+        V::sum_pairs(words, steps, half)
+    }
 }
 
-/// Sums of 16-bit activations.
-#[inline(always)]
-fn pairs<V: Words, const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<V, H> {
-    let mut held = [[V::splat(0); 2]; H];
-    for (x, step) in words.iter().zip(steps) {
-        let [a, b] = two::<V>(step, half);
-        for h in 0..H {
-            let x = V::splat(x[h]);
-            held[h] = [held[h][0].add_pairs(a, x), held[h][1].add_pairs(b, x)];
-        }
+/// Bytes whose products of two fit a half.
+struct Bounded;
+
+impl Products for Bounded {
+    #[inline(always)]
+    fn sums<V: Words, const H: usize>(
+        words: &[[u32; H]],
+        steps: &[Step],
+        half: usize,
+        _: usize,
+    ) -> Held<V, H> {
+        V::sum_products(words, steps, half)
     }
-    held
 }
 
-/// Sums of bytes whose products of two fit a half.
-#[inline(always)]
-fn bounded<V: Words, const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<V, H> {
-    let (zero, ones) = (V::splat(0), V::splat(0x0001_0001));
-    let mut held = [[zero; 2]; H];
-    for (x, step) in words.iter().zip(steps) {
-        let [a, b] = two::<V>(step, half);
-        for h in 0..H {
-            let x = V::splat(x[h]);
-            held[h] = [held[h][0].add_products(a, x, ones), held[h][1].add_products(b, x, ones)];
+/// Bytes of which all steps fit a half.
+struct Bytes;
+
+impl Products for Bytes {
+    #[inline(always)]
+    fn sums<V: Words, const H: usize>(
+        words: &[[u32; H]],
+        steps: &[Step],
+        half: usize,
+        _: usize,
+    ) -> Held<V, H> {
+        let mut held = V::sum_bytes(words, steps, half);
+        for held in &mut held {
+            *held = [held[0].across(), held[1].across()]; // a closure would not be compiled for the instructions
         }
+        held
     }
-    held
 }
 
-/// Sums of bytes over steps that fit a half.
-#[inline(always)]
-fn bytes<V: Words, const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<V, H> {
-    let mut held = [[V::splat(0); 2]; H];
-    for (x, step) in words.iter().zip(steps) {
-        let [a, b] = two::<V>(step, half);
-        for h in 0..H {
-            let x = V::splat(x[h]);
-            held[h] = [held[h][0].add_bytes(a, x), held[h][1].add_bytes(b, x)];
-        }
-    }
-    for held in &mut held {
-        *held = [held[0].across(), held[1].across()]; // a closure would not be compiled for the instructions
-    }
-    held
-}
+/// Bytes of which `run` steps fit a half.
+struct Runs;
 
-/// Sums of bytes over any number of steps, `run` of which fit a half.
-#[inline(always)]
-fn runs<V: Words, const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize, run: usize) -> Held<V, H> {
-    let mut whole = [[V::splat(0); 2]; H];
-    for (words, steps) in words.chunks(run).zip(steps.chunks(run)) {
-        let more: Held<V, H> = bytes(words, steps, half);
-        for h in 0..H {
-            whole[h] = [whole[h][0].add(more[h][0]), whole[h][1].add(more[h][1])];
+impl Products for Runs {
+    #[inline(always)]
+    fn sums<V: Words, const H: usize>(
+        words: &[[u32; H]],
+        steps: &[Step],
+        half: usize,
+        run: usize,
+    ) -> Held<V, H> {
+        let mut whole = [[V::splat(0); 2]; H];
+        for (words, steps) in words.chunks(run).zip(steps.chunks(run)) {
+            let more = Bytes::sums::<V, H>(words, steps, half, run);
+            for h in 0..H {
+                whole[h] = [whole[h][0].add(more[h][0]), whole[h][1].add(more[h][1])];
+            }
         }
+        whole
     }
-    whole
 }
 
 /// Adds the integer sums of one group and one half of the panel.

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::activations::{self, Activations, Rows};
+use super::activations::{self, Activations, Form, Rows};
 use super::integer;
 use super::kernel::{Inputs, Narrow, Registers, Scratch, Tiling, Wide, dot, many, single};
 use super::matrix::{Matrix, Residual};
@@ -68,6 +68,16 @@ impl Isa {
             Level::Portable => Narrow::HEIGHT_MAX,
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => Wide::HEIGHT_MAX,
+        };
+        Tiling { rows, height_max }
+    }
+
+    /// How `rows` rows of integers of this form are cut here.
+    pub(crate) fn tiling_of(self, form: Form, rows: usize) -> Tiling {
+        let height_max = match self.0 {
+            Level::Portable => Plain::height_max(form),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => Ymm::height_max(form),
         };
         Tiling { rows, height_max }
     }

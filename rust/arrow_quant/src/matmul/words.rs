@@ -6,7 +6,9 @@
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86;
 
+use super::activations::Form;
 use super::integer::{Chunk, Step, tile};
+use super::kernel::{Narrow, Registers};
 use super::matrix::Lanes;
 use crate::half::widen;
 
@@ -14,6 +16,8 @@ use crate::half::widen;
 pub(crate) const WIDTH: usize = 8;
 /// A vector of numbers.
 pub(crate) type Numbers = [f32; WIDTH];
+/// Sums of two vectors of rows of the panel for each of H rows of x.
+pub(crate) type Held<V, const H: usize> = [[V; 2]; H];
 
 /// Eight words in a register.
 pub(crate) trait Words: Copy {
@@ -52,6 +56,44 @@ pub(crate) trait Words: Copy {
     fn widen(halves: &[u16; WIDTH]) -> Numbers;
     /// Asks for the cache line of an address, which need not exist, ahead of its use.
     fn prefetch(address: *const u8);
+    /// `add_pairs` of all steps: words of x [step][row] times one half of the panel's rows.
+    fn sum_pairs<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
+        let mut held = [[Self::splat(0); 2]; H];
+        for (x, step) in words.iter().zip(steps) {
+            for (held, &x) in held.iter_mut().zip(x) {
+                for (held, codes) in held.iter_mut().zip(step.half(half)) {
+                    *held = held.add_pairs(Self::load(codes), Self::splat(x));
+                }
+            }
+        }
+        held
+    }
+    /// The same by `add_bytes`.
+    fn sum_bytes<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
+        let mut held = [[Self::splat(0); 2]; H];
+        for (x, step) in words.iter().zip(steps) {
+            for (held, &x) in held.iter_mut().zip(x) {
+                for (held, codes) in held.iter_mut().zip(step.half(half)) {
+                    *held = held.add_bytes(Self::load(codes), Self::splat(x));
+                }
+            }
+        }
+        held
+    }
+    /// The same by `add_products`.
+    fn sum_products<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
+        let mut held = [[Self::splat(0); 2]; H];
+        for (x, step) in words.iter().zip(steps) {
+            for (held, &x) in held.iter_mut().zip(x) {
+                for (held, codes) in held.iter_mut().zip(step.half(half)) {
+                    *held = held.add_products(Self::load(codes), Self::splat(x), Self::splat(0x0001_0001));
+                }
+            }
+        }
+        held
+    }
+    /// Rows of the highest tile of activations of this form.
+    fn height_max(form: Form) -> usize;
     /// `integer::tile` for a height, compiled by itself: in one large function its loops would lack registers.
     fn tile(height: usize, steps: &[Step], chunk: &Chunk<'_>, sums: &mut [Lanes]);
 }
@@ -191,6 +233,10 @@ impl Words for Plain {
 
     #[inline(always)]
     fn prefetch(_: *const u8) {}
+
+    fn height_max(_: Form) -> usize {
+        Narrow::HEIGHT_MAX
+    }
 
     #[inline(always)]
     fn tile(height: usize, steps: &[Step], chunk: &Chunk<'_>, sums: &mut [Lanes]) {

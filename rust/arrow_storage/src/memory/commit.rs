@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::log::{LogRow, push_forget, push_row};
+use super::frame::LogRow;
 use super::record::{Incoming, limit};
 use super::store::{Store, erase};
 use super::{
@@ -97,7 +97,7 @@ impl Store {
     fn commit(&self, group: &[Pending]) -> Result<()> {
         self.usable()?;
         let state = self.state();
-        let (shape, log, end) = (state.vectors(), state.log.clone(), state.log_end);
+        let (log, end) = (state.log.clone(), state.log_end);
         drop(state);
         if end > LOG_BYTES_LIMIT {
             return Err(limit("the log cannot be turned into a segment and has become too large".to_owned()));
@@ -105,8 +105,7 @@ impl Store {
         let (mut frames, mut rows, mut keys): (_, Vec<LogRow>, Vec<(u64, Key)>) =
             (Vec::new(), Vec::new(), Vec::new());
         for one in group.iter().flat_map(|pending| &pending.incoming) {
-            let vector = shape.pack(&one.vector);
-            rows.push(push_row(one.id, one.time, one.clear.clone(), &one.sealed, &vector, &mut frames, end));
+            rows.push(log.frames.remember(one, &mut frames, end)?);
             keys.push((one.id, one.key));
         }
         keys.sort_unstable_by_key(|key| key.0);
@@ -144,7 +143,7 @@ impl Store {
             return Ok(live);
         }
         let mut frames = Vec::new();
-        live.chunks(GROUP_MAX).for_each(|ids| push_forget(ids, &mut frames));
+        live.chunks(GROUP_MAX).try_for_each(|ids| log.frames.forget(ids, &mut frames, end))?;
         self.write_log(&frames, end)?;
         let end = end + frames.len() as u64;
         log.set_mark(end).map_err(|error| self.stop(error))?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::{Arc, PoisonError};
 
 use super::log::{LogFile, START};
-use super::manifest::{Manifest, log_path, segment_path};
+use super::manifest::{Manifest, log_path};
 use super::segment::{self, Segment};
 use super::state::{Chosen, Place, State};
 use super::store::Store;
@@ -67,6 +67,7 @@ impl Store {
             kept.iter().map(|&index| state.segments[index].clone()).collect();
         let last = state.rows.iter().map(|row| row.id).max().unwrap_or(0);
         manifest.next_id = manifest.next_id.max(last + 1);
+        let kept_as = state.manifest.kept(self.key.as_ref());
         let mut number = || {
             manifest.next_file += 1;
             manifest.next_file - 1
@@ -74,14 +75,14 @@ impl Store {
         let made = (|| {
             for part in parts(&state, places)? {
                 let number = number();
-                let path = segment_path(&self.folder, number);
-                segment::write(&path, state.vectors(), &Chosen { state: &state, places: part })?;
-                let opened = Segment::open(&path, number, state.vectors(), true)?;
+                let path = state.manifest.segment_path(&self.folder, number);
+                segment::write(&path, number, kept_as, &Chosen { state: &state, places: part })?;
+                let opened = Segment::open(&path, number, kept_as, true)?;
                 segments
                     .push(Arc::new(opened.ok_or_else(|| StorageError::corrupt("a new segment is missing"))?));
             }
             let (log, forgotten) = (number(), if state.gone.count() > 0 { number() } else { 0 });
-            LogFile::create(&log_path(&self.folder, log), &manifest.identity, log)?;
+            LogFile::create(&log_path(&self.folder, log), log, kept_as)?;
             if forgotten > 0 {
                 state.gone.write(&self.folder, forgotten)?;
             }
@@ -96,7 +97,7 @@ impl Store {
                 return Err(super::record::limit(format!("a store has {SEGMENTS_MAX} segments at most")));
             }
             files::sync_folder(&self.folder)?;
-            LogFile::open(&log_path(&self.folder, log), &manifest.identity, log, true)
+            LogFile::open(&log_path(&self.folder, log), log, manifest.kept(self.key.as_ref()), true)
         });
         match made {
             Ok(Some(log)) => self.adopt(manifest, segments, log, &old),
@@ -115,8 +116,11 @@ impl Store {
         log: LogFile,
         old: &Manifest,
     ) -> Result<()> {
+        let staged = manifest.stage(&self.folder).inspect_err(|_| {
+            let _ = old.sweep(&self.folder); // the next opening does it too
+        })?;
         // Once the rename may have happened, only a new opening knows which manifest counts.
-        manifest.write(&self.folder).map_err(|error| self.stop(error))?;
+        Manifest::put(&staged, &self.folder).map_err(|error| self.stop(error))?;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let (rows, by_id, log) = (Vec::new(), std::collections::HashMap::new(), Arc::new(log));
         let gone = std::mem::take(&mut state.gone);
@@ -140,7 +144,7 @@ fn live(state: &State, chosen: impl Fn(Place) -> bool) -> Vec<Place> {
 
 /// Cut places into segments.
 fn parts<'a>(state: &State, places: &'a [Place]) -> Result<Vec<&'a [Place]>> {
-    use super::segment::Rows;
+    use super::columns::Rows;
     let chosen = Chosen { state, places };
     let (mut parts, mut begin, mut bytes) = (Vec::new(), 0, 0);
     for row in 0..places.len() {

@@ -38,18 +38,32 @@ pub fn read(file: &File, bytes_max: u64, what: &str) -> Result<Vec<u8>> {
 
 /// Write a file beside its place, sync it, rename it; nothing is left where this fails.
 pub fn replace(path: &Path, write: impl FnOnce(&mut io::BufWriter<&File>) -> Result<()>) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(STAGED);
-    let staged = PathBuf::from(name);
-    let done = stage(&staged, write)
-        .and_then(|()| fs::rename(&staged, path).map_err(StorageError::io("renaming a file of the store")));
+    let staged = stage(path, write)?;
+    let done = put(&staged, path);
     if done.is_err() {
         let _ = fs::remove_file(&staged); // the error that is returned says more
     }
     done
 }
 
-fn stage(staged: &Path, write: impl FnOnce(&mut io::BufWriter<&File>) -> Result<()>) -> Result<()> {
+/// Write a file beside its place and sync it; nothing is left where this fails.
+pub fn stage(path: &Path, write: impl FnOnce(&mut io::BufWriter<&File>) -> Result<()>) -> Result<PathBuf> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(STAGED);
+    let staged = PathBuf::from(name);
+    let done = fill(&staged, write);
+    if done.is_err() {
+        let _ = fs::remove_file(&staged);
+    }
+    done.map(|()| staged)
+}
+
+/// Rename what is staged; it is there for certain once the folder is synced.
+pub fn put(staged: &Path, path: &Path) -> Result<()> {
+    fs::rename(staged, path).map_err(StorageError::io("renaming a file of the store"))
+}
+
+fn fill(staged: &Path, write: impl FnOnce(&mut io::BufWriter<&File>) -> Result<()>) -> Result<()> {
     let flags = libc::O_NOFOLLOW;
     let options = OpenOptions::new()
         .write(true)

@@ -7,12 +7,15 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::record::Vectors;
+use super::sealing::StoreKey;
 use super::{DIM_MAX, IDS_MAX, SEGMENT_ROWS_MAX, SEGMENTS_MAX, files};
 use crate::error::{Result, StorageError};
 use crate::layout::hex;
 
 pub const NAME: &str = "manifest.json";
 const FORMAT: &str = "aios-memory-1";
+/// Of a store that is encrypted as a whole.
+const FORMAT_SEALED: &str = "aios-memory-sealed-1";
 /// `SEGMENTS_MAX` segments at 40 bytes.
 const BYTES_MAX: u64 = 1 << 20;
 
@@ -23,6 +26,8 @@ pub struct Manifest {
     pub identity: [u8; 16],
     /// How vectors are kept.
     pub vectors: Vectors,
+    /// Log, segments and index are encrypted too.
+    pub sealed: bool,
     /// No id from here on was given to a memory outside the log.
     pub next_id: u64,
     /// The number of the next file.
@@ -35,20 +40,46 @@ pub struct Manifest {
     pub segments: Vec<u64>,
 }
 
+/// How the files of a store are kept, and what they belong to.
+#[derive(Clone, Copy)]
+pub struct Kept<'a> {
+    /// Of the store.
+    pub identity: &'a [u8; 16],
+    /// How vectors are kept.
+    pub vectors: Vectors,
+    /// Of a store that is encrypted as a whole.
+    pub key: Option<&'a StoreKey>,
+}
+
 impl Manifest {
-    /// Put it in its place.
+    /// How the files that it names are kept.
+    pub fn kept<'a>(&'a self, key: Option<&'a StoreKey>) -> Kept<'a> {
+        Kept { identity: &self.identity, vectors: self.vectors, key }
+    }
+
+    /// Put it in its place, durably.
     pub fn write(&self, folder: &Path) -> Result<()> {
+        Self::put(&self.stage(folder)?, folder)
+    }
+
+    /// Put what was staged in its place, durably.
+    pub fn put(staged: &Path, folder: &Path) -> Result<()> {
+        files::put(staged, &folder.join(NAME))?;
+        files::sync_folder(folder)
+    }
+
+    /// Write it beside its place.
+    pub fn stage(&self, folder: &Path) -> Result<PathBuf> {
         let body = json!({
-            "format": FORMAT, "identity": hex(&self.identity), "dim": self.vectors.dim,
+            "format": if self.sealed { FORMAT_SEALED } else { FORMAT }, "identity": hex(&self.identity), "dim": self.vectors.dim,
             "vector": if self.vectors.half { "f16" } else { "f32" }, "next_id": self.next_id,
             "next_file": self.next_file, "log": self.log, "forgotten": self.forgotten, "segments": self.segments,
         })
         .to_string();
         let crc = aios_crc32c::crc32c(body.as_bytes(), 0);
-        files::replace(&folder.join(NAME), |out| {
+        files::stage(&folder.join(NAME), |out| {
             writeln!(out, "{body}\n{crc:08x}").map_err(StorageError::io("writing the manifest"))
-        })?;
-        files::sync_folder(folder)
+        })
     }
 
     /// Read it; None if there is no store here.
@@ -74,7 +105,13 @@ impl Manifest {
         let identity = value["identity"].as_str().filter(|text| text.len() == 32 && text.is_ascii())?;
         let identity = u128::from_str_radix(identity, 16).ok()?.to_be_bytes();
         let segments = value["segments"].as_array()?;
+        let sealed = match value["format"].as_str()? {
+            FORMAT_SEALED => true,
+            FORMAT => false,
+            _ => return None,
+        };
         let manifest = Manifest {
+            sealed,
             identity,
             vectors: Vectors { dim: usize::try_from(number("dim")?).ok()?, half },
             next_id: number("next_id")?,
@@ -83,14 +120,13 @@ impl Manifest {
             forgotten: number("forgotten")?,
             segments: segments.iter().map(Value::as_u64).collect::<Option<_>>()?,
         };
-        manifest.sound(value["format"].as_str()?).then_some(manifest)
+        manifest.sound().then_some(manifest)
     }
 
-    fn sound(&self, format: &str) -> bool {
+    fn sound(&self) -> bool {
         let mut numbers: Vec<u64> = self.segments.iter().copied().chain([self.log, self.forgotten]).collect();
         numbers.sort_unstable();
-        format == FORMAT
-            && (1..=DIM_MAX).contains(&self.vectors.dim)
+        (1..=DIM_MAX).contains(&self.vectors.dim)
             && (1..=IDS_MAX + 1).contains(&self.next_id)
             && self.segments.len() <= SEGMENTS_MAX
             && numbers.windows(2).all(|pair| pair[0] < pair[1])
@@ -98,11 +134,17 @@ impl Manifest {
             && self.next_file < 1 << 53
     }
 
+    /// Where a segment is, or will be.
+    #[must_use]
+    pub fn segment_path(&self, folder: &Path, number: u64) -> PathBuf {
+        folder.join(format!("segment-{number:08}.{}", if self.sealed { "sealed" } else { "arrow" }))
+    }
+
     /// The files it names.
     #[must_use]
     pub fn files(&self, folder: &Path) -> Vec<PathBuf> {
         let lists = (self.forgotten > 0).then(|| forgotten_path(folder, self.forgotten));
-        let segments = self.segments.iter().map(|&number| segment_path(folder, number));
+        let segments = self.segments.iter().map(|&number| self.segment_path(folder, number));
         segments.chain(lists).chain([log_path(folder, self.log)]).collect()
     }
 
@@ -120,10 +162,6 @@ impl Manifest {
         }
         Ok(())
     }
-}
-
-pub fn segment_path(folder: &Path, number: u64) -> PathBuf {
-    folder.join(format!("segment-{number:08}.arrow"))
 }
 
 pub fn log_path(folder: &Path, number: u64) -> PathBuf {

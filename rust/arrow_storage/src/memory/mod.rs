@@ -1,22 +1,27 @@
 //! The store of memories: a write-ahead log in front of Arrow segments, one writer, readers by snapshot.
 //!
-//! Read in this order: `record` (what a memory is), `log` (how it is acknowledged), `keys` (how it is forgotten),
-//! `arrow` and `segment` (where it ends up), `manifest` (which files live), `state` (what is known of them), `store`
-//! (reading), `commit` (writing) and `compact`.
+//! Read in this order: `record` (what a memory is), `frame` and `log` (how it is acknowledged), `keys` (how it is
+//! forgotten), `arrow`, `sizes`, `columns` and `segment` (where it ends up), `manifest` (which files live), `sealing`
+//! (how they are encrypted, where the owner wants that), `state` (what is known of them), `store` (reading), `commit`
+//! (writing) and `compact`.
 //!
 //! A folder holds `manifest.json`, `keys`, one log, any number of segments and a list of forgotten ids. Whatever the
 //! manifest does not name is a leftover. Texts come sealed; nothing here can read them.
 
 mod arrow;
+mod columns;
 mod commit;
 mod compact;
 mod files;
+mod frame;
 mod keys;
 mod log;
 mod manifest;
 mod record;
+mod sealing;
 mod segment;
 mod select;
+mod sizes;
 mod state;
 mod store;
 #[cfg(test)]
@@ -24,6 +29,7 @@ mod tests;
 
 pub use keys::{KEY_BYTES, Key};
 pub use record::{Clear, Incoming, Record};
+pub use sealing::{Kind, StoreKey, open as open_sealed, write as write_sealed};
 pub use select::Filter;
 pub use store::{Options, Stats, Store};
 

@@ -3,138 +3,41 @@
 //! Behind the stream and before the footer stand our own sizes, which Arrow readers pass over. From them follow every
 //! offset and all of Arrow's metadata, which are compared, not parsed. All columns but vectors and sealed texts are
 //! checked against a CRC32C at open, those two by the row's checksum whenever a row is read.
+//!
+//! In a store that is encrypted as a whole the file is no Arrow: behind magic and salt stand the sizes, the columns
+//! that are opened into memory, the texts as they are, which have keys of their own, and each vector sealed by itself,
+//! so that one row is read and one vector is zeroed without the others.
 
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::arrow::{self, ALIGNMENT, Span};
-use super::record::{self, Clear, Record, Vectors};
-use super::{IDS_MAX, SEALED_BYTES_MAX, SEGMENT_ROWS_MAX, files};
+use super::arrow::Span;
+use super::columns::{Rows, columns};
+use super::manifest::Kept;
+use super::record::{self, Clear, Record};
+use super::sealing::{self, FileKey, HEAD_BYTES, Kind, TAG_BYTES, nonce};
+use super::sizes::{Places, SIZES_BYTES, Sizes};
+use super::{IDS_MAX, SEALED_BYTES_MAX, files};
 use crate::error::{Result, StorageError};
 use crate::mapping::Mapping;
 
-const MAGIC: &[u8; 16] = b"aios-segment-1\n\0";
-const SIZES_BYTES: usize = 104;
 /// Footer, its length, and the magic; ours is far smaller.
 const FOOTER_BYTES_MAX: usize = 1 << 16;
-
-/// What a segment is made of.
-pub trait Rows {
-    /// How many rows.
-    fn count(&self) -> usize;
-    /// The clear part of a row: id, time, columns, checksum.
-    fn clear(&self, row: usize) -> Result<(u64, i64, Clear, u32)>;
-    /// How many bytes its sealed text has.
-    fn sealed_bytes(&self, row: usize) -> Result<u64>;
-    /// Its sealed text and its vector, whose checksum was found right.
-    fn content(&self, row: usize) -> Result<(Vec<u8>, Vec<u8>)>;
-}
-
-/// The sizes that everything else follows from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sizes {
-    vectors: Vectors,
-    rows: u64,
-    tags: u64,
-    /// Bytes of: namespaces, tags, sources, provenances.
-    texts: [u64; 4],
-    sealed: u64,
-    /// Of the body up to the sealed texts.
-    clear_crc: u32,
-}
-
-/// Where the columns are in the body.
-#[derive(Debug, Clone, Copy)]
-struct Places {
-    id: Span,
-    time: Span,
-    /// Offsets and bytes of: namespaces, tags, sources, provenances.
-    texts: [(Span, Span); 4],
-    tag_lists: Span,
-    checksum: Span,
-    sealed_offsets: Span,
-    sealed: Span,
-    vector: Span,
-    body: u64,
-}
-
-impl Sizes {
-    fn places(&self) -> Places {
-        let mut end = 0;
-        let mut span = |bytes: u64| {
-            let offset = end;
-            end = (offset + bytes).next_multiple_of(ALIGNMENT);
-            Span { offset, bytes }
-        };
-        let offsets = 4 * (self.rows + 1);
-        let [names, tags, sources, origins] = self.texts;
-        let (id, time) = (span(8 * self.rows), span(8 * self.rows));
-        let names = (span(offsets), span(names));
-        let (tag_lists, tags) = (span(offsets), (span(4 * (self.tags + 1)), span(tags)));
-        let texts = [names, tags, (span(offsets), span(sources)), (span(offsets), span(origins))];
-        let (checksum, sealed_offsets) = (span(4 * self.rows), span(8 * (self.rows + 1)));
-        let (sealed, vector) = (span(self.sealed), span(self.rows * self.vectors.bytes() as u64));
-        Places { id, time, texts, tag_lists, checksum, sealed_offsets, sealed, vector, body: end }
-    }
-
-    fn frame(&self, places: &Places) -> arrow::Frame {
-        let (rows, p) = (self.rows, places);
-        let nodes =
-            [rows, rows, rows, rows, self.tags, rows, rows, rows, rows, rows, rows * self.vectors.dim as u64];
-        let [names, tags, sources, origins] = p.texts.map(|(offsets, bytes)| (Some(offsets), Some(bytes)));
-        #[rustfmt::skip]
-        let spans = [
-            None, Some(p.id), None, Some(p.time), None, names.0, names.1, None, Some(p.tag_lists), None, tags.0, tags.1,
-            None, sources.0, sources.1, None, origins.0, origins.1, None, Some(p.checksum),
-            None, Some(p.sealed_offsets), Some(p.sealed), None, None, Some(p.vector),
-        ];
-        arrow::frame(self.vectors, rows, &nodes, &spans, p.body)
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
-        let dims = [self.vectors.dim as u64, u64::from(self.vectors.half), self.rows, self.tags];
-        dims.iter()
-            .chain(&self.texts)
-            .chain(&[self.sealed, self.clear_crc.into()])
-            .for_each(|n| out.extend(n.to_le_bytes()));
-        out.extend([0; 4]);
-        out.extend(aios_crc32c::crc32c(&out, 0).to_le_bytes());
-        out
-    }
-
-    /// None where it is no such thing, or larger than anything written here.
-    fn decode(bytes: &[u8; SIZES_BYTES]) -> Option<Self> {
-        let (body, crc) = bytes.split_at(SIZES_BYTES - 4);
-        let whole = body.starts_with(MAGIC) && crc == aios_crc32c::crc32c(body, 0).to_le_bytes();
-        let mut rest = &body[MAGIC.len()..];
-        let mut next = || record::take(&mut rest).map(u64::from_le_bytes);
-        let (dim, half, rows, tags) = (next()?, next()?, next()?, next()?);
-        let (texts, sealed, crc) = ([next()?, next()?, next()?, next()?], next()?, next()?);
-        let small = dim <= super::DIM_MAX as u64
-            && rows <= SEGMENT_ROWS_MAX as u64
-            && tags <= (SEGMENT_ROWS_MAX * super::TAGS_MAX) as u64
-            && texts.iter().all(|&bytes| bytes < i32::MAX as u64)
-            && sealed < 1 << 40;
-        let vectors = Vectors { dim: dim as usize, half: half == 1 };
-        (whole && small).then_some(Sizes {
-            vectors,
-            rows,
-            tags,
-            texts,
-            sealed,
-            clear_crc: u32::try_from(crc).ok()?,
-        })
-    }
-}
+const MAGIC_SEALED: &[u8; 16] = b"aios-sealseg-1\n\0";
+/// Pieces of a sealed segment; the vectors follow.
+const SIZES_PIECE: u64 = 0;
+const COLUMNS_PIECE: u64 = 1;
+const VECTOR_PIECE: u64 = 2;
+/// Where the columns of a sealed segment begin.
+const COLUMNS_AT: usize = HEAD_BYTES + SIZES_BYTES + TAG_BYTES;
 
 /// Write the segment of these rows, sync it and put it in its place.
-pub fn write(path: &Path, vectors: Vectors, rows: &dyn Rows) -> Result<()> {
+pub fn write(path: &Path, sequence: u64, kept: Kept, rows: &dyn Rows) -> Result<()> {
     let clear = columns(rows)?;
     let mut sizes = Sizes {
-        vectors,
+        vectors: kept.vectors,
         rows: rows.count() as u64,
         tags: clear.tag_count,
         texts: clear.texts.each_ref().map(|(_, bytes)| bytes.len() as u64),
@@ -144,86 +47,67 @@ pub fn write(path: &Path, vectors: Vectors, rows: &dyn Rows) -> Result<()> {
     let places = sizes.places();
     let body = clear.body(&places);
     sizes.clear_crc = aios_crc32c::crc32c(&body, 0);
-    let frame = sizes.frame(&places);
-    files::replace(path, |out| {
-        let mut put = |bytes: &[u8]| out.write_all(bytes).map_err(StorageError::io("writing a segment"));
-        put(&frame.before)?;
-        put(&body)?;
-        for row in 0..rows.count() {
-            put(&rows.content(row)?.0)?;
+    files::replace(path, |out| match kept.key {
+        None => put_arrow(out, &sizes, &places, &body, rows),
+        Some(key) => {
+            let salt = sealing::random()?;
+            put(out, &sealing::head(MAGIC_SEALED, &salt))?;
+            put_sealed(out, &key.file(Kind::Segment, sequence, &salt), &sizes, body, rows)
         }
-        put(&vec![0; (places.vector.offset - places.sealed.offset - places.sealed.bytes) as usize])?;
-        for row in 0..rows.count() {
-            put(&rows.content(row)?.1)?;
-        }
-        put(&vec![0; (places.body - places.vector.offset - places.vector.bytes) as usize])?;
-        put(&frame.after)?;
-        put(&sizes.encode())?;
-        put(&frame.footer)
     })
 }
 
-/// The columns that are checked at open, in memory: a hundred bytes a row or so.
-#[derive(Default)]
-struct ClearColumns {
-    ids: Vec<u8>,
-    times: Vec<u8>,
-    texts: [(Vec<u8>, Vec<u8>); 4],
-    tag_lists: Vec<u8>,
-    tag_count: u64,
-    checksums: Vec<u8>,
-    sealed_offsets: Vec<u8>,
-    sealed_end: u64,
+fn put(out: &mut impl Write, bytes: &[u8]) -> Result<()> {
+    out.write_all(bytes).map_err(StorageError::io("writing a segment"))
 }
 
-fn columns(rows: &dyn Rows) -> Result<ClearColumns> {
-    let mut all = ClearColumns::default();
-    let narrow = |bytes: &[u8]| (bytes.len() as i32).to_le_bytes();
-    all.texts.iter_mut().for_each(|(offsets, _)| offsets.extend([0; 4]));
-    all.tag_lists.extend([0; 4]);
-    all.sealed_offsets.extend([0; 8]);
+fn put_arrow(out: &mut impl Write, sizes: &Sizes, p: &Places, body: &[u8], rows: &dyn Rows) -> Result<()> {
+    let frame = sizes.frame(p);
+    put(out, &frame.before)?;
+    put(out, body)?;
     for row in 0..rows.count() {
-        let (id, time, clear, checksum) = rows.clear(row)?;
-        all.ids.extend(id.to_le_bytes());
-        all.times.extend(time.to_le_bytes());
-        for (column, text) in [(0, &clear.namespace), (2, &clear.source), (3, &clear.provenance)] {
-            let (offsets, bytes) = &mut all.texts[column];
-            bytes.extend_from_slice(text.as_bytes());
-            offsets.extend(narrow(bytes));
-        }
-        for tag in &clear.tags {
-            let (offsets, bytes) = &mut all.texts[1];
-            bytes.extend_from_slice(tag.as_bytes());
-            offsets.extend(narrow(bytes));
-        }
-        all.tag_count += clear.tags.len() as u64;
-        all.tag_lists.extend((all.tag_count as i32).to_le_bytes());
-        all.checksums.extend(checksum.to_le_bytes());
-        all.sealed_end += rows.sealed_bytes(row)?;
-        all.sealed_offsets.extend(all.sealed_end.to_le_bytes());
+        put(out, &rows.content(row)?.0)?;
     }
-    Ok(all)
+    put(out, &vec![0; (p.vector.offset - p.sealed.offset - p.sealed.bytes) as usize])?;
+    for row in 0..rows.count() {
+        put(out, &rows.content(row)?.1)?;
+    }
+    put(out, &vec![0; (p.body - p.vector.offset - p.vector.bytes) as usize])?;
+    put(out, &frame.after)?;
+    put(out, &sizes.encode())?;
+    put(out, &frame.footer)
 }
 
-impl ClearColumns {
-    /// The body up to the sealed texts.
-    fn body(&self, p: &Places) -> Vec<u8> {
-        let mut body = vec![0; p.sealed.offset as usize];
-        let mut put = |span: Span, bytes: &[u8]| {
-            let at = span.offset as usize;
-            body[at..at + bytes.len()].copy_from_slice(bytes);
-        };
-        put(p.id, &self.ids);
-        put(p.time, &self.times);
-        for ((offsets, bytes), (place, text)) in self.texts.iter().zip(p.texts) {
-            put(place, offsets);
-            put(text, bytes);
-        }
-        put(p.tag_lists, &self.tag_lists);
-        put(p.checksum, &self.checksums);
-        put(p.sealed_offsets, &self.sealed_offsets);
-        body
+fn put_sealed(
+    out: &mut impl Write,
+    key: &FileKey,
+    sizes: &Sizes,
+    body: Vec<u8>,
+    rows: &dyn Rows,
+) -> Result<()> {
+    put_piece(out, key, SIZES_PIECE, sizes.encode())?;
+    put_piece(out, key, COLUMNS_PIECE, body)?;
+    for row in 0..rows.count() {
+        put(out, &rows.content(row)?.0)?;
     }
+    for row in 0..rows.count() {
+        put_piece(out, key, VECTOR_PIECE + row as u64, rows.content(row)?.1)?;
+    }
+    Ok(())
+}
+
+fn put_piece(out: &mut impl Write, key: &FileKey, place: u64, mut bytes: Vec<u8>) -> Result<()> {
+    let tag = key.seal(nonce(place), &[], &mut bytes);
+    put(out, &bytes)?;
+    put(out, &tag)
+}
+
+/// What is mapped.
+enum Content {
+    /// Everything as Arrow has it, from this byte on.
+    Arrow { body: usize },
+    /// Texts and sealed vectors; the columns are in memory, opened.
+    Sealed { key: Box<FileKey>, columns: Vec<u8> },
 }
 
 /// An open segment.
@@ -233,35 +117,36 @@ pub struct Segment {
     mapping: Mapping,
     sizes: Sizes,
     places: Places,
-    body: usize,
+    content: Content,
 }
 
 impl Segment {
     /// Open and check everything but vectors and sealed texts; None if there is no such file.
-    pub fn open(path: &Path, sequence: u64, vectors: Vectors, writable: bool) -> Result<Option<Self>> {
+    pub fn open(path: &Path, sequence: u64, kept: Kept, writable: bool) -> Result<Option<Self>> {
         let Some(file) = files::open(path, writable)? else { return Ok(None) };
         let wrong = |why: &str| StorageError::corrupt(format!("segment {sequence} {why}"));
         let length = file.metadata().map_err(StorageError::io("looking at a segment"))?.len();
-        let sizes = read_sizes(&file, length)?.ok_or_else(|| wrong("is damaged at its end"))?;
-        if sizes.vectors != vectors {
+        let length = usize::try_from(length).map_err(|_| wrong("is larger than the address space"))?;
+        let key = match kept.key {
+            None => None,
+            Some(key) => {
+                let salt = read_salt(&file, length)?.ok_or_else(|| wrong("is damaged at its beginning"))?;
+                Some(key.file(Kind::Segment, sequence, &salt))
+            }
+        };
+        let sizes =
+            read_sizes(&file, length, key.as_ref())?.ok_or_else(|| wrong("is damaged in its sizes"))?;
+        if sizes.vectors != kept.vectors {
             return Err(wrong("holds other vectors than the store"));
         }
-        let places = sizes.places();
-        let frame = sizes.frame(&places);
-        let body = frame.before.len();
-        let tail = [&frame.after[..], &sizes.encode(), &frame.footer].concat();
-        let expected = body as u64 + places.body + tail.len() as u64;
-        if length != expected {
-            return Err(wrong(&format!("has {length} bytes instead of {expected}")));
-        }
-        let length = usize::try_from(length).map_err(|_| wrong("is larger than the address space"))?;
-        let segment = Segment { sequence, mapping: Mapping::new(file, length)?, sizes, places, body };
-        let before = segment.at(0, body);
-        let after = segment.at(body + places.body as usize, tail.len());
-        if before != frame.before || after != tail {
-            return Err(wrong("is damaged in its metadata"));
-        }
-        if aios_crc32c::crc32c(segment.at(body, places.sealed.offset as usize), 0) != sizes.clear_crc {
+        let (places, content) = (sizes.places(), Content::Arrow { body: 0 });
+        let mut segment = Segment { sequence, mapping: Mapping::new(file, length)?, sizes, places, content };
+        let content = match key {
+            None => segment.arrow(),
+            Some(key) => segment.sealed(Box::new(key)),
+        };
+        segment.content = content.map_err(wrong)?;
+        if aios_crc32c::crc32c(segment.column(0, places.sealed.offset as usize), 0) != sizes.clear_crc {
             return Err(wrong("is damaged in its columns"));
         }
         let sound = |row: usize| (1..=IDS_MAX).contains(&segment.id(row));
@@ -273,6 +158,34 @@ impl Segment {
         Ok(Some(segment))
     }
 
+    /// Compare everything around the body of an Arrow file; or what is wrong.
+    fn arrow(&self) -> std::result::Result<Content, &'static str> {
+        let frame = self.sizes.frame(&self.places);
+        let body = frame.before.len();
+        let tail = [&frame.after[..], &self.sizes.encode(), &frame.footer].concat();
+        let end = body as u64 + self.places.body;
+        if self.bytes() != end + tail.len() as u64 {
+            return Err("is not as long as its sizes say");
+        }
+        if self.at(0, body) != frame.before || self.at(end as usize, tail.len()) != tail {
+            return Err("is damaged in its metadata");
+        }
+        Ok(Content::Arrow { body })
+    }
+
+    /// Open the columns of a sealed file; or what is wrong.
+    fn sealed(&self, key: Box<FileKey>) -> std::result::Result<Content, &'static str> {
+        let columns = self.places.sealed.offset as usize;
+        let vectors = self.sizes.rows * (self.sizes.vectors.bytes() + TAG_BYTES) as u64;
+        let end = (COLUMNS_AT + columns + TAG_BYTES) as u64 + self.places.sealed.bytes + vectors;
+        if self.bytes() != end {
+            return Err("is not as long as its sizes say");
+        }
+        let columns = self.at(COLUMNS_AT, columns + TAG_BYTES).to_vec();
+        let columns = opened(&key, COLUMNS_PIECE, columns).ok_or("is damaged in its columns")?;
+        Ok(Content::Sealed { key, columns })
+    }
+
     /// Bytes of the map. What is in range of the file's size stays readable, whatever happens to the file.
     fn at(&self, offset: usize, bytes: usize) -> &[u8] {
         assert!(offset.checked_add(bytes).is_some_and(|end| end <= self.mapping.bytes()));
@@ -281,16 +194,45 @@ impl Segment {
         unsafe { std::slice::from_raw_parts(self.mapping.address().add(offset), bytes) }
     }
 
+    /// Part of the body up to the sealed texts.
+    fn column(&self, offset: u64, bytes: usize) -> &[u8] {
+        match &self.content {
+            Content::Arrow { body } => self.at(body + offset as usize, bytes),
+            Content::Sealed { columns, .. } => &columns[offset as usize..][..bytes],
+        }
+    }
+
     /// Part of a column; None where an offset that the file names leads out of it.
     fn part(&self, span: Span, from: u64, to: u64) -> Option<&[u8]> {
         let bytes = to.checked_sub(from).filter(|_| to <= span.bytes)?;
-        Some(self.at(self.body + (span.offset + from) as usize, bytes as usize))
+        Some(self.column(span.offset + from, bytes as usize))
     }
 
     fn array<const N: usize>(&self, span: Span, index: usize) -> [u8; N] {
         let mut out = [0; N];
-        out.copy_from_slice(self.at(self.body + span.offset as usize + index * N, N)); // a panic beyond the file
+        out.copy_from_slice(self.column(span.offset + (index * N) as u64, N)); // a panic beyond the file
         out
+    }
+
+    /// Where the sealed texts are in the file.
+    fn texts_at(&self) -> usize {
+        match &self.content {
+            Content::Arrow { body } => body + self.places.sealed.offset as usize,
+            Content::Sealed { columns, .. } => COLUMNS_AT + columns.len() + TAG_BYTES,
+        }
+    }
+
+    /// Where the vector of a row is in the file, and how many bytes it takes there.
+    fn vector_span(&self, row: usize) -> (usize, usize) {
+        let bytes = self.sizes.vectors.bytes();
+        assert!(row < self.count());
+        match &self.content {
+            Content::Arrow { body } => (body + self.places.vector.offset as usize + row * bytes, bytes),
+            Content::Sealed { .. } => {
+                let bytes = bytes + TAG_BYTES;
+                (self.texts_at() + self.places.sealed.bytes as usize + row * bytes, bytes)
+            }
+        }
     }
 
     /// Rows, forgotten ones too.
@@ -372,23 +314,37 @@ impl Segment {
         if sound { Ok((from, to)) } else { Err(self.damaged(row)) }
     }
 
-    /// Copy the vector of a row as it is kept; unchecked.
-    pub fn vector(&self, row: usize, out: &mut [u8]) {
-        let bytes = self.sizes.vectors.bytes();
-        assert!(row < self.count() && out.len() == bytes);
-        let at = self.body + self.places.vector.offset as usize + row * bytes;
+    /// The bytes of a row's vector as they are in the file.
+    fn raw_vector(&self, row: usize, out: &mut [u8]) {
+        let (at, bytes) = self.vector_span(row);
+        assert!(out.len() == bytes && at + bytes <= self.mapping.bytes());
         // SAFETY: in bounds, as `Segment::open` compared the file's length with its sizes; copied, not borrowed,
-        // because the writer may zero it meanwhile: then it is zeros, or the checksum finds the mixture.
+        // because the writer may zero it meanwhile: then it is zeros, or a checksum or tag finds the mixture.
         unsafe { std::ptr::copy_nonoverlapping(self.mapping.address().add(at), out.as_mut_ptr(), bytes) };
+    }
+
+    /// Copy the vector of a row as it was packed, zeros where it was erased; clear ones are not checked.
+    pub fn vector(&self, row: usize, out: &mut [u8]) -> Result<()> {
+        let Content::Sealed { key, .. } = &self.content else {
+            self.raw_vector(row, out);
+            return Ok(());
+        };
+        let mut sealed = vec![0; out.len() + TAG_BYTES];
+        self.raw_vector(row, &mut sealed);
+        if sealed.iter().any(|&byte| byte != 0) {
+            sealed = opened(key, VECTOR_PIECE + row as u64, sealed).ok_or_else(|| self.damaged(row))?;
+        }
+        out.copy_from_slice(&sealed[..out.len()]);
+        Ok(())
     }
 
     /// A whole row and its vector, checked.
     pub fn read(&self, row: usize) -> Result<(Record, Vec<u8>)> {
         let (id, time, clear, checksum) = self.clear(row)?;
         let (from, to) = self.sealed_range(row)?;
-        let sealed = self.part(self.places.sealed, from, to).ok_or_else(|| self.damaged(row))?.to_vec();
+        let sealed = self.at(self.texts_at() + from as usize, (to - from) as usize).to_vec();
         let mut vector = vec![0; self.sizes.vectors.bytes()];
-        self.vector(row, &mut vector);
+        self.vector(row, &mut vector)?;
         let mut encoded = Vec::with_capacity(sealed.len() + 256);
         record::encode(id, time, &clear, &sealed, &mut encoded);
         self.unhurt()?;
@@ -400,13 +356,14 @@ impl Segment {
 
     /// Overwrite the vectors of rows with zeros and sync; returns whether anything had to be done.
     pub fn erase_vectors(&self, rows: &[usize]) -> Result<bool> {
-        let bytes = self.sizes.vectors.bytes();
-        let (zeros, mut found, mut erased) = (vec![0; bytes], vec![0; bytes], false);
+        let mut erased = false;
         for &row in rows {
-            self.vector(row, &mut found);
+            let (at, bytes) = self.vector_span(row);
+            let (zeros, mut found) = (vec![0; bytes], vec![0; bytes]);
+            self.raw_vector(row, &mut found);
             if found != zeros {
-                let at = (self.body as u64) + self.places.vector.offset + (row * bytes) as u64;
-                self.mapping.file().write_all_at(&zeros, at).map_err(StorageError::io("erasing a vector"))?;
+                let file = self.mapping.file();
+                file.write_all_at(&zeros, at as u64).map_err(StorageError::io("erasing a vector"))?;
                 erased = true;
             }
         }
@@ -432,19 +389,48 @@ impl Segment {
     }
 }
 
-/// The sizes in front of the footer.
-fn read_sizes(file: &File, length: u64) -> Result<Option<Sizes>> {
-    let read =
-        |bytes: &mut [u8], at| file.read_exact_at(bytes, at).map_err(StorageError::io("reading a segment"));
+/// The sizes: of a sealed file behind its beginning, else in front of the footer.
+fn read_sizes(file: &File, length: usize, key: Option<&FileKey>) -> Result<Option<Sizes>> {
+    let read = |bytes: &mut [u8], at: usize| {
+        file.read_exact_at(bytes, at as u64).map_err(StorageError::io("reading a segment"))
+    };
+    if let Some(key) = key {
+        let mut sizes = vec![0; SIZES_BYTES + TAG_BYTES];
+        if length < HEAD_BYTES + sizes.len() {
+            return Ok(None);
+        }
+        read(&mut sizes, HEAD_BYTES)?;
+        let sizes = opened(key, SIZES_PIECE, sizes);
+        return Ok(sizes.and_then(|sizes| Sizes::decode(sizes.first_chunk::<SIZES_BYTES>()?)));
+    }
     if length < 10 {
         return Ok(None);
     }
     let mut end = [0; 10];
     read(&mut end, length - 10)?;
-    let footer = u64::from(u32::from_le_bytes([end[0], end[1], end[2], end[3]]));
-    let at = length.checked_sub(10 + footer + SIZES_BYTES as u64);
-    let Some(at) = at.filter(|_| footer <= FOOTER_BYTES_MAX as u64) else { return Ok(None) };
+    let footer = u32::from_le_bytes([end[0], end[1], end[2], end[3]]) as usize;
+    let at = length.checked_sub(10 + SIZES_BYTES).and_then(|rest| rest.checked_sub(footer));
+    let Some(at) = at.filter(|_| footer <= FOOTER_BYTES_MAX) else { return Ok(None) };
     let mut sizes = [0; SIZES_BYTES];
     read(&mut sizes, at)?;
     Ok(Sizes::decode(&sizes))
+}
+
+/// The salt of a sealed file; None where it is something else.
+fn read_salt(file: &File, length: usize) -> Result<Option<[u8; sealing::SALT_BYTES]>> {
+    let mut head = [0; HEAD_BYTES];
+    if length < HEAD_BYTES {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut head, 0).map_err(StorageError::io("reading a segment"))?;
+    Ok(sealing::salt(MAGIC_SEALED, &head))
+}
+
+/// What a sealed piece with its tag holds.
+fn opened(key: &FileKey, place: u64, mut piece: Vec<u8>) -> Option<Vec<u8>> {
+    let (bytes, tag) = piece.split_last_chunk_mut::<TAG_BYTES>()?;
+    let (length, tag) = (bytes.len(), *tag);
+    let whole = key.open(nonce(place), &[], bytes, tag);
+    piece.truncate(length);
+    whole.then_some(piece)
 }

@@ -5,10 +5,12 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::log::{LogFile, LogRow};
+use super::columns::Rows;
+use super::frame::LogRow;
+use super::log::LogFile;
 use super::manifest::{Manifest, forgotten_path};
 use super::record::{self, Clear, Record, Vectors};
-use super::segment::{Rows, Segment};
+use super::segment::Segment;
 use super::{IDS_MAX, files};
 use crate::error::{Result, StorageError};
 
@@ -143,7 +145,7 @@ impl State {
     pub fn read(&self, place: Place) -> Result<(Record, Vec<u8>)> {
         match place {
             Place::Segment(segment, row) => self.segments[segment].read(row),
-            Place::Log(row) => read_log_row(&self.log, &self.rows[row], self.vectors()),
+            Place::Log(row) => read_log_row(&self.log, &self.rows[row]),
         }
     }
 
@@ -164,14 +166,16 @@ impl State {
 }
 
 /// A row of the log with its vector, checked.
-pub fn read_log_row(log: &LogFile, row: &LogRow, vectors: Vectors) -> Result<(Record, Vec<u8>)> {
-    let (mut encoded, vector) = log.read(row, vectors)?;
-    let sound = record::checksum(&encoded, &vector) == row.checksum;
-    let (mut record, sealed) = record::decode(&encoded)
-        .filter(|(record, sealed)| sound && record.id == row.id && *sealed == row.sealed_bytes)
-        .ok_or_else(|| StorageError::corrupt(format!("memory {} is damaged in the log", row.id)))?;
-    record.sealed = encoded.split_off(encoded.len() - sealed);
-    Ok((record, vector))
+pub fn read_log_row(log: &LogFile, row: &LogRow) -> Result<(Record, Vec<u8>)> {
+    let read = |encoded: &mut Vec<u8>, vector: &[u8]| {
+        let sound = record::checksum(encoded, vector) == row.checksum;
+        let (mut record, sealed) = record::decode(encoded)
+            .filter(|(record, sealed)| sound && record.id == row.id && *sealed == row.sealed_bytes)?;
+        record.sealed = encoded.split_off(encoded.len() - sealed);
+        Some(record)
+    };
+    let found = log.read(row)?.and_then(|(mut encoded, vector)| Some((read(&mut encoded, &vector)?, vector)));
+    found.ok_or_else(|| StorageError::corrupt(format!("memory {} is damaged in the log", row.id)))
 }
 
 /// Chosen places of a state, as the rows of a new segment.

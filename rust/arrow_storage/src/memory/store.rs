@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use super::commit::{Pending, Writer};
 use super::keys::{Key, KeyFile};
 use super::log::{LogFile, START};
-use super::manifest::{Manifest, log_path, segment_path};
+use super::manifest::{Manifest, log_path};
 use super::record::{Record, Vectors};
+use super::sealing::StoreKey;
 use super::segment::Segment;
 use super::select::Filter;
-use super::state::{Gone, Place, State};
-use super::{DIM_MAX, IDS_MAX};
+use super::state::{Gone, Place, State, read_log_row};
+use super::{DIM_MAX, IDS_MAX, files};
 use crate::error::{Result, StorageError};
 
 const LOCK_NAME: &str = "lock";
@@ -23,7 +24,7 @@ const LOCK_NAME: &str = "lock";
 const SNAPSHOT_TRIES: usize = 100;
 
 /// What a new store is made with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct Options {
     /// Dimensions of a vector.
     pub dim: usize,
@@ -31,6 +32,8 @@ pub struct Options {
     pub half: bool,
     /// Random bytes that name the store.
     pub identity: [u8; 16],
+    /// Encrypt log and segments too; keys and the list of forgotten ids say nothing but ids.
+    pub key: Option<StoreKey>,
 }
 
 /// Sizes and counts.
@@ -53,6 +56,8 @@ pub struct Stats {
 /// An open store: the writer, or a reader's snapshot.
 pub struct Store {
     pub(super) folder: PathBuf,
+    /// Of a store that is encrypted as a whole.
+    pub(super) key: Option<StoreKey>,
     pub(super) state: RwLock<State>,
     pub(super) keys: KeyFile,
     /// None for readers. Held while files are written; readers of this process go on meanwhile.
@@ -90,27 +95,26 @@ impl Store {
         if Manifest::read(folder)?.is_some() {
             return Err(StorageError::input("there is a store already"));
         }
-        KeyFile::create(folder, &options.identity)?;
-        LogFile::create(&log_path(folder, 1), &options.identity, 1)?;
-        let (next_id, next_file, log, forgotten) = (1, 2, 1, 0);
-        Manifest {
-            identity: options.identity,
-            vectors,
-            next_id,
-            next_file,
-            log,
-            forgotten,
-            segments: Vec::new(),
-        }
-        .write(folder)
+        let (identity, sealed) = (options.identity, options.key.is_some());
+        let (next_id, next_file, log, forgotten, segments) = (1, 2, 1, 0, Vec::new());
+        let manifest = Manifest { identity, vectors, sealed, next_id, next_file, log, forgotten, segments };
+        KeyFile::create(folder, &identity)?;
+        LogFile::create(&log_path(folder, log), log, manifest.kept(options.key.as_ref()))?;
+        files::sync_folder(folder)?; // what the manifest names is there before it is
+        manifest.write(folder)
+    }
+
+    /// The name of the store in a folder, and whether it opens with a key only; None if there is no store.
+    pub fn look(folder: &Path) -> Result<Option<([u8; 16], bool)>> {
+        Ok(Manifest::read(folder)?.map(|manifest| (manifest.identity, manifest.sealed)))
     }
 
     /// Open as the one writer: finish what a crash interrupted, cut a torn tail, remove leftovers.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub fn open(folder: &Path, key: Option<StoreKey>) -> Result<Self> {
         let lock = lock(folder)?;
         let manifest = read_manifest(folder)?;
         let keys = KeyFile::open(folder, &manifest.identity, true)?;
-        let (mut state, scanned) = load(folder, manifest, true, &[])?
+        let (mut state, scanned) = load(folder, manifest, key.as_ref(), true, &[])?
             .ok_or_else(|| StorageError::corrupt("a file that the manifest names is missing"))?;
         state.log.cut(state.log_end)?;
         state.log.sync()?; // what is read from now on is kept
@@ -122,6 +126,7 @@ impl Store {
         state.manifest.next_id = next;
         Ok(Store {
             folder: folder.to_owned(),
+            key,
             state: RwLock::new(state),
             keys,
             writer: Some(Mutex::new(Writer::default())),
@@ -133,11 +138,12 @@ impl Store {
     }
 
     /// Open a snapshot of what is acknowledged; never waits for the writer, changes nothing.
-    pub fn open_reader(folder: &Path) -> Result<Self> {
-        let state = snapshot(folder, &[])?;
+    pub fn open_reader(folder: &Path, key: Option<StoreKey>) -> Result<Self> {
+        let state = snapshot(folder, key.as_ref(), &[])?;
         let keys = KeyFile::open(folder, &state.manifest.identity, false)?;
         Ok(Store {
             folder: folder.to_owned(),
+            key,
             state: RwLock::new(state),
             keys,
             writer: None,
@@ -154,7 +160,7 @@ impl Store {
             return Ok(());
         }
         let segments = self.state().segments.clone();
-        let fresh = snapshot(&self.folder, &segments)?;
+        let fresh = snapshot(&self.folder, self.key.as_ref(), &segments)?;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -184,7 +190,16 @@ impl Store {
         let Some(key) = self.keys.read(id)? else {
             return self.keyless(id);
         };
-        state.read(place).map(|(record, _)| Some((record, key)))
+        match state.read(place) {
+            Ok((record, _)) => Ok(Some((record, key))),
+            Err(_) if self.forgotten_meanwhile(id)? => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the writer, in another process, has just erased what this snapshot still knows: the key goes first.
+    fn forgotten_meanwhile(&self, id: u64) -> Result<bool> {
+        Ok(self.writer.is_none() && self.keys.read(id)?.is_none())
     }
 
     fn keyless<T>(&self, id: u64) -> Result<Option<T>> {
@@ -212,7 +227,7 @@ impl Store {
     }
 
     /// Ids and vectors of up to `ids.len()` live memories from row `from` on, those with ids up to `above` left out,
-    /// unchecked; `vectors` has `dim` places for each. Returns how many there were and the row to go on from, 0 at the
+    /// those of clear segments unchecked; `vectors` has `dim` places for each. Returns how many there were and the row to go on from, 0 at the
     /// end.
     pub fn scan(
         &self,
@@ -238,8 +253,11 @@ impl Store {
             while !full && row < first + segment.count() {
                 let id = segment.id(row - first);
                 if wanted(id) {
-                    segment.vector(row - first, &mut packed);
-                    full = take(id, &packed);
+                    match segment.vector(row - first, &mut packed) {
+                        Ok(()) => full = take(id, &packed),
+                        Err(_) if self.forgotten_meanwhile(id)? => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 row += 1;
             }
@@ -249,14 +267,18 @@ impl Store {
         while !full && row < first + state.rows.len() {
             let one = &state.rows[row - first];
             if wanted(one.id) {
-                full = take(one.id, &state.log.read(one, shape)?.1);
+                match read_log_row(&state.log, one) {
+                    Ok((_, vector)) => full = take(one.id, &vector),
+                    Err(_) if self.forgotten_meanwhile(one.id)? => {}
+                    Err(error) => return Err(error),
+                }
             }
             row += 1;
         }
         Ok((found, if row < first + state.rows.len() { row } else { 0 }))
     }
 
-    /// The vectors of these ids, checked; an error for an id that is not live.
+    /// The vectors of these ids, checked; an error for an id that is not live, zeros where it was erased meanwhile.
     pub fn vectors_of(&self, ids: &[u64], vectors: &mut [f32]) -> Result<()> {
         let state = self.state();
         let shape = state.vectors();
@@ -264,7 +286,11 @@ impl Store {
         for (&id, out) in ids.iter().zip(vectors.chunks_exact_mut(shape.dim)) {
             let place = state.find(id).filter(|_| !state.gone.contains(id));
             let place = place.ok_or_else(|| StorageError::input(format!("there is no memory {id}")))?;
-            shape.unpack(&state.read(place)?.1, out);
+            match state.read(place) {
+                Ok((_, vector)) => shape.unpack(&vector, out),
+                Err(_) if self.forgotten_meanwhile(id)? => out.fill(0.0),
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -274,11 +300,11 @@ impl Store {
         let state = self.state();
         let mut count = 0;
         for (id, place) in state.places().filter(|(id, _)| !state.gone.contains(*id)) {
-            state.read(place)?;
-            if self.keys.read(id)?.is_some() {
-                count += 1;
-            } else {
-                self.keyless::<()>(id)?;
+            match (self.keys.read(id)?, state.read(place)) {
+                (Some(_), Ok(_)) => count += 1,
+                (Some(_), Err(_)) if self.forgotten_meanwhile(id)? => {}
+                (Some(_), Err(error)) => return Err(error),
+                (None, _) => drop(self.keyless::<()>(id)?),
             }
         }
         Ok(count)
@@ -304,12 +330,19 @@ impl Store {
 fn load(
     folder: &Path,
     manifest: Manifest,
+    key: Option<&StoreKey>,
     all: bool,
     open: &[Arc<Segment>],
 ) -> Result<Option<(State, Vec<u64>)>> {
-    let vectors = manifest.vectors;
-    let Some(log) = LogFile::open(&log_path(folder, manifest.log), &manifest.identity, manifest.log, all)?
-    else {
+    if manifest.sealed != key.is_some() {
+        return Err(StorageError::input(if manifest.sealed {
+            "the store is encrypted as a whole and opens with its key only"
+        } else {
+            "the store is not encrypted as a whole, and a key was given for it"
+        }));
+    }
+    let kept = manifest.kept(key);
+    let Some(log) = LogFile::open(&log_path(folder, manifest.log), manifest.log, kept, all)? else {
         return Ok(None);
     };
     let mut segments = Vec::with_capacity(manifest.segments.len());
@@ -317,7 +350,7 @@ fn load(
         let known = open.iter().find(|segment| segment.sequence == number).cloned();
         let segment = match known {
             Some(segment) => Some(segment),
-            None => Segment::open(&segment_path(folder, number), number, vectors, all)?.map(Arc::new),
+            None => Segment::open(&manifest.segment_path(folder, number), number, kept, all)?.map(Arc::new),
         };
         let Some(segment) = segment else { return Ok(None) };
         segments.push(segment);
@@ -325,7 +358,7 @@ fn load(
     let gone =
         if manifest.forgotten == 0 { Some(Gone::default()) } else { Gone::read(folder, manifest.forgotten)? };
     let Some(gone) = gone else { return Ok(None) };
-    let scanned = log.scan(START, vectors, all)?;
+    let scanned = log.scan(all)?;
     let mut state = State {
         manifest,
         segments,
@@ -340,10 +373,10 @@ fn load(
 }
 
 /// Read as a reader does: the writer may replace the manifest at any moment.
-fn snapshot(folder: &Path, open: &[Arc<Segment>]) -> Result<State> {
+fn snapshot(folder: &Path, key: Option<&StoreKey>, open: &[Arc<Segment>]) -> Result<State> {
     for _ in 0..SNAPSHOT_TRIES {
         let manifest = read_manifest(folder)?;
-        if let Some((state, _)) = load(folder, manifest, false, open)? {
+        if let Some((state, _)) = load(folder, manifest, key, false, open)? {
             return Ok(state);
         }
     }
@@ -370,7 +403,7 @@ pub fn erase(state: &State, keys: &KeyFile, ids: &[u64]) -> Result<()> {
         match state.find(id) {
             Some(Place::Segment(segment, row)) => rows[segment].push(row),
             Some(Place::Log(row)) => {
-                state.log.erase_vector(&state.rows[row], state.vectors())?;
+                state.log.erase_vector(&state.rows[row])?;
                 in_log = true;
             }
             None => {}

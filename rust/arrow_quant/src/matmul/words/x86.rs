@@ -1,10 +1,14 @@
 //! AVX2. Only functions compiled for avx2, fma and f16c may reach these methods: see `isa`.
 
+mod loops;
+
 use std::arch::x86_64::*;
 
+use super::super::activations::Form;
 use super::super::integer::{Chunk, Step, tile};
+use super::super::kernel::{Registers, Wide};
 use super::super::matrix::Lanes;
-use super::{Numbers, WIDTH, Words};
+use super::{Held, Numbers, WIDTH, Words};
 
 /// A register of AVX2.
 #[derive(Clone, Copy)]
@@ -155,6 +159,32 @@ impl Words for Ymm {
     }
 
     #[inline(always)]
+    fn sum_pairs<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
+        let (steps, words, rounds) = rounds(words, steps, half);
+        // SAFETY: the caller was compiled for avx2; `rounds` says what is there.
+        held(unsafe { loops::sum_pairs(H, steps, words, rounds) })
+    }
+
+    #[inline(always)]
+    fn sum_bytes<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
+        let (steps, words, rounds) = rounds(words, steps, half);
+        // SAFETY: the caller was compiled for avx2; `rounds` says what is there.
+        held(unsafe { loops::sum_bytes(H, steps, words, rounds) })
+    }
+
+    #[inline(always)]
+    fn sum_products<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
+        let (steps, words, rounds) = rounds(words, steps, half);
+        // SAFETY: the caller was compiled for avx2; `rounds` says what is there.
+        held(unsafe { loops::sum_products(H, steps, words, rounds) })
+    }
+
+    #[inline(always)]
+    fn height_max(form: Form) -> usize {
+        if form == Form::Bounded { Wide::HEIGHT_MAX - 1 } else { Wide::HEIGHT_MAX } // it needs two registers more
+    }
+
+    #[inline(always)]
     fn tile(height: usize, steps: &[Step], chunk: &Chunk<'_>, sums: &mut [Lanes]) {
         // SAFETY: the caller was compiled for avx2 and fma, which the machine therefore has.
         unsafe {
@@ -169,6 +199,28 @@ impl Words for Ymm {
             }
         }
     }
+}
+
+/// Where the loops begin, and their rounds: of steps that both lists have, at least one round of them.
+#[inline(always)]
+fn rounds<const H: usize>(
+    words: &[[u32; H]],
+    steps: &[Step],
+    half: usize,
+) -> (*const u32, *const u32, usize) {
+    let rounds = words.len().min(steps.len()) / loops::ROUND;
+    assert!(rounds > 0 && half < 2 && steps.len().is_multiple_of(loops::ROUND), "groups are whole rounds");
+    (steps.as_ptr().cast::<u32>().wrapping_add(2 * WIDTH * half), words.as_ptr().cast(), rounds)
+}
+
+/// The sums of the rows that there are.
+#[inline(always)]
+fn held<const H: usize>(sums: loops::Sums) -> Held<Ymm, H> {
+    let mut held = [[Ymm(sums[0][0]); 2]; H];
+    for (held, sums) in held.iter_mut().zip(sums) {
+        *held = [Ymm(sums[0]), Ymm(sums[1])];
+    }
+    held
 }
 
 #[inline(never)]

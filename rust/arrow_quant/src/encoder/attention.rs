@@ -1,0 +1,123 @@
+//! Attention of a few neighbouring tokens over their whole text.
+
+use crate::isa::Work;
+use crate::layer::maths::{exp, sum};
+
+/// Floats that are summed side by side.
+pub(super) const LANES: usize = 8;
+/// Tokens that look at their text together: each key and value that is read serves all of them.
+pub(super) const QUERIES: usize = 4;
+
+/// Puts the keys of a text in the order in which scores read them: keys [hidden][tokens], padded with zeros.
+pub(super) struct Turn<'a> {
+    pub wide: &'a [f32],
+    pub hidden: usize,
+    pub keys: &'a mut [f32],
+}
+
+impl Work for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let padded = self.keys.len() / self.hidden;
+        let tokens = self.wide.len() / (3 * self.hidden);
+        for (column, keys) in self.keys.chunks_exact_mut(padded).enumerate() {
+            let rows = self.wide[self.hidden + column..].iter().step_by(3 * self.hidden);
+            for (key, x) in keys.iter_mut().zip(rows) {
+                *key = *x;
+            }
+            keys[tokens..].fill(0.0);
+        }
+    }
+}
+
+/// out (at most 4, hidden) = softmax(q k^T / sqrt(head dim)) v, head by head, for the tokens of a text from `first` on.
+///
+/// wide (tokens, 3 hidden): queries, keys and values of the text.
+pub(super) struct Attend<'a> {
+    pub wide: &'a [f32],
+    pub keys: &'a [f32],
+    pub first: usize,
+    pub hidden: usize,
+    pub head_dim: usize,
+    pub scores: &'a mut Vec<f32>,
+    pub out: &'a mut [f32],
+}
+
+impl Work for Attend<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Attend { wide, keys, first, hidden, head_dim, scores, out } = self;
+        let (tokens, padded) = (wide.len() / (3 * hidden), keys.len() / hidden);
+        scores.resize(QUERIES * padded, 0.0);
+        let rows = out.len() / hidden;
+        let factor = 1.0 / (head_dim as f32).sqrt();
+        // Where fewer tokens are left, the last one stands in for the missing ones.
+        let token = |row: usize| first + row.min(rows - 1);
+        for head in (0..hidden).step_by(head_dim) {
+            let queries: [&[f32]; QUERIES] =
+                std::array::from_fn(|row| &wide[token(row) * 3 * hidden + head..][..head_dim]);
+            let keys = &keys[head * padded..][..head_dim * padded];
+            for part in 0..padded / LANES {
+                let sums = product(queries, keys, padded, part);
+                for (sums, scores) in sums.iter().zip(scores.chunks_exact_mut(padded)) {
+                    for (score, sum) in scores.as_chunks_mut::<LANES>().0[part].iter_mut().zip(sums) {
+                        *score = sum * factor;
+                    }
+                }
+            }
+            let mut shares = [0.0; QUERIES];
+            for (share, scores) in shares.iter_mut().zip(scores.chunks_exact_mut(padded)) {
+                scores[tokens..].fill(f32::MIN);
+                *share = 1.0 / softmax(scores);
+            }
+            let weights: [&[f32]; QUERIES] = std::array::from_fn(|row| &scores[row * padded..][..tokens]);
+            let values = &wide[2 * hidden + head..];
+            for part in 0..head_dim / LANES {
+                let sums = product(weights, values, 3 * hidden, part);
+                let mixed = out.chunks_exact_mut(hidden).zip(sums.iter().zip(shares));
+                for (out, (sums, share)) in mixed {
+                    for (out, sum) in out[head..].as_chunks_mut::<LANES>().0[part].iter_mut().zip(sums) {
+                        *out = sum * share;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// For each of four rows: the sum over i of row[i] times eight neighbours of row i of a matrix of the given stride.
+#[inline(always)]
+fn product(rows: [&[f32]; QUERIES], matrix: &[f32], stride: usize, part: usize) -> [[f32; LANES]; QUERIES] {
+    let mut sums = [[0.0; LANES]; QUERIES];
+    let [a, b, c, d] = rows;
+    let factors = a.iter().zip(b).zip(c).zip(d);
+    for ((((a, b), c), d), line) in factors.zip(matrix.chunks(stride)) {
+        let line = &line.as_chunks::<LANES>().0[part];
+        for (sums, factor) in sums.iter_mut().zip([a, b, c, d]) {
+            for lane in 0..LANES {
+                sums[lane] += factor * line[lane];
+            }
+        }
+    }
+    sums
+}
+
+/// Turns scores into their exponentials, the largest of which is 1, and returns the sum of these.
+#[inline(always)]
+fn softmax(scores: &mut [f32]) -> f32 {
+    let mut largest = [f32::MIN; LANES];
+    for scores in scores.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            largest[lane] = if scores[lane] > largest[lane] { scores[lane] } else { largest[lane] };
+        }
+    }
+    let largest = largest.iter().fold(f32::MIN, |largest, &score| largest.max(score));
+    for score in &mut *scores {
+        *score = exp(*score - largest);
+    }
+    sum(scores)
+}
