@@ -14,7 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -28,6 +29,8 @@ from aios.lab.report import LabOptions, Report, Row
 from aios.lab.scratch_home import scratch_daemon
 from aios.memory.record import Floats, NewMemory
 from aios.memory.vector_memory import DIM, ArrowStorage
+from aios.messages import MemoryDraft
+from aios.security.sealing import Encrypts
 
 GROUP: Final = 256                        # memories that share a sync
 ACKS, ACKS_QUICK = 50_000, 5_000
@@ -37,8 +40,10 @@ RECALLED, RECALLED_QUICK = 100_000, 10_000
 RECALLS, RECALLS_QUICK = 5_000, 500
 K: Final = 10
 WARM_UP: Final = 50
+IMPORTED: Final = 16_384                  # in groups, while somebody asks
 REMEMBER_PAUSE_S: Final = 0.02            # of the client that remembers meanwhile
 MEMORIES, MEMORIES_QUICK = 1_000_000, 10_000
+ENCRYPTED, ENCRYPTED_QUICK = 100_000, 10_000     # of a store that is encrypted as a whole
 FILL_GROUP: Final = 8192
 OPENS, OPENS_QUICK = 7, 3
 SYNCS: Final = 50
@@ -69,7 +74,8 @@ os._exit(0)     # without saving anything
 def run(options: LabOptions) -> Report:
     """All rows; a few minutes, most of them filling the large store."""
     with TemporaryDirectory(prefix="aios-memory-") as scratch:
-        rows = [*_acks(Path(scratch), options), *_recalling(options), *_opening(Path(scratch), options)]
+        rows = [*_acks(Path(scratch), options), *_recalling(options), *_opening(Path(scratch), options),
+                _opening_encrypted(Path(scratch), options)]
     return Report.of("memory", rows, options)
 
 
@@ -135,14 +141,9 @@ def _recalling(options: LabOptions) -> list[Row]:
             options.progress("recalling", 0.15)
             client.recall(questions[0].tobytes(), K)           # starts the process, which opens the index
             alone = _recall_ms(client, questions)
-            stop = threading.Event()
-            writer = threading.Thread(target=_keep_remembering, args=(other, options.seed, stop))
-            writer.start()
-            try:
-                beside = _recall_ms(client, questions)
-            finally:
-                stop.set()
-                writer.join()
+            beside = _while(partial(_keep_remembering, other, options.seed), client, questions)
+            groups = [[_draft(one) for one in group] for group in _groups(_notes(IMPORTED, options.seed + 3), GROUP)]
+            importing = _while(partial(_keep_importing, other, groups), client, questions[:recalls // 5])
             rss_mb = client.status().memory.rss_mb
     said = f"{count:,} memories, k = {K}, one client, vectors given"
     return [
@@ -151,6 +152,9 @@ def _recalling(options: LabOptions) -> list[Row]:
         Row(metric="recall_p99_ms_while_remembering", value=round(float(np.percentile(beside, 99)), 3), unit="ms",
             better="lower", n=recalls, reason=f"{said}; median {median(beside):.2f} ms; another client remembers one "
                                               f"after another, {REMEMBER_PAUSE_S * 1e3:.0f} ms apart"),
+        Row(metric="recall_p99_ms_while_importing", value=round(float(np.percentile(importing, 99)), 3), unit="ms",
+            better="lower", n=len(importing), reason=f"{said}; median {median(importing):.2f} ms; another client sends "
+                                                     f"groups of {GROUP} without a pause"),
         Row(metric="memory_process_rss_mb", value=rss_mb, unit="MB", better="lower",
             reason=f"{said}; mapped files that were read are counted")]
 
@@ -167,6 +171,29 @@ def _recall_ms(client: Client, questions: Floats) -> list[float]:
     return took
 
 
+def _while(meanwhile: Callable[[threading.Event], None], client: Client, questions: Floats) -> list[float]:
+    """`_recall_ms` while another client does something."""
+    stop = threading.Event()
+    writer = threading.Thread(target=meanwhile, args=(stop,))
+    writer.start()
+    try:
+        return _recall_ms(client, questions)
+    finally:
+        stop.set()
+        writer.join()
+
+
+def _keep_importing(client: Client, groups: list[list[MemoryDraft]], stop: threading.Event) -> None:
+    for group in groups:
+        if stop.is_set():
+            return
+        client.remember_many(group)
+
+
+def _draft(memory: NewMemory) -> MemoryDraft:
+    return MemoryDraft(text=memory.text, vector=np.asarray(memory.vector, "<f4").tobytes())
+
+
 def _keep_remembering(client: Client, seed: int, stop: threading.Event) -> None:
     for memory in _notes(FILL_GROUP, seed + 2):
         if stop.wait(REMEMBER_PAUSE_S):
@@ -174,9 +201,9 @@ def _keep_remembering(client: Client, seed: int, stop: threading.Event) -> None:
         client.remember(memory.text, vector=np.asarray(memory.vector, "<f4").tobytes(), tags=("bench",))
 
 
-def _fill(folder: Path, count: int, seed: int) -> None:
+def _fill(folder: Path, count: int, seed: int, encrypts: Encrypts = "texts") -> None:
     """A store with its index saved."""
-    with ArrowStorage.open(folder) as store:
+    with ArrowStorage.open(folder, encrypts=encrypts) as store:
         store.prepare()
         for group in _groups(_notes(count, seed), FILL_GROUP):
             store.remember_many(group)
@@ -210,6 +237,21 @@ def _opening(scratch: Path, options: LabOptions) -> list[Row]:
         Row(metric="open_1m_private_mb", value=round(median(one[3] for one in warm) / 1e6, 1), unit="MB",
             better="lower", n=len(warm), reason="private memory that the open store with its index takes; the rest is "
                                                 "mapped files")]
+
+
+def _opening_encrypted(scratch: Path, options: LabOptions) -> Row:
+    """From the call to the first answer of a store that says nothing without its key, its index included."""
+    count, opens = (ENCRYPTED_QUICK, OPENS_QUICK) if options.quick else (ENCRYPTED, OPENS)
+    options.progress(f"remembering {count:,}, encrypted", 0.95)
+    folder = scratch / "encrypted"
+    _fill(folder, count, options.seed, "all")
+    opened = [_open(folder, count) for _ in range(opens + 1)][1:]
+    return Row(metric="open_100k_encrypted_s", value=round(median(one[2] for one in opened), 4), unit="s",
+               better="lower", n=len(opened),
+               reason=f"{count:,} memories, all of them encrypted; from open to the first answer; the store after "
+                      f"{median(one[0] for one in opened):.3f} s, the index, decrypted into memory, after "
+                      f"{median(one[1] for one in opened):.3f} s; {median(one[3] for one in opened) / 1e6:.0f} MB of "
+                      "private memory")
 
 
 def _open(folder: Path, count: int) -> tuple[float, float, float, float]:

@@ -1,16 +1,22 @@
-"""The index beside the store: folded in when somebody asks, saved when the store is idle, made anew when in doubt.
+"""The index beside the store: taken in slice by slice, saved when the store is idle, made anew when in doubt.
 
 The store alone knows what is true. The saved index is a copy whose name says up to which id it is complete; what is
 newer is read from the store, what was forgotten is taken out. Because it holds vectors, the saved copy is removed
 before anything is forgotten, and written again at the next save. Beside a store that is encrypted as a whole it is
 encrypted too, and opened into memory instead of being mapped.
+
+A graph takes in vectors slowly. Until it has, new ones are scanned beside it: a question waits for one slice of them at
+most, and goes before the next one.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import threading
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +28,8 @@ from aios.memory.sealed_store import SCAN_ROWS, SealedStore, translated
 from aios.memory.vector_index import VectorIndex
 from aios.security import private_file
 
-FOLD_ROWS: Final = 4096              # new memories that wait for the next question at most
+WAITING_MAX: Final = 4096            # new memories that are scanned beside the graph: in half a millisecond
+SLICE_ROWS: Final = 16               # of them that a thread puts into the graph while a question waits: in 5 ms
 _NAME: Final = re.compile(r"index-(\d{1,12})\.(vectors|sealed)")
 
 
@@ -33,7 +40,11 @@ class SearchIndex:
         """Open the saved index and bring it up to the store."""
         self._folder, self._store, self._metric, self._writable = folder, store, metric, writable
         self._lock = threading.Lock()
-        self._waiting: list[tuple[Ids, Floats]] = []
+        self._waiting = deque[tuple[Ids, Floats]]()
+        self._fresh = VectorIndex(store.dim, metric)   # of at least those that wait
+        self._slice_rows = SLICE_ROWS * len(os.sched_getaffinity(0))
+        self._counting, self._asking, self._quiet = threading.Lock(), 0, threading.Event()
+        self._quiet.set()
         self._known: Ids | None = None                 # of a reader's last snapshot
         self._saved = False
         self._index, self._covered = self._open()
@@ -46,14 +57,32 @@ class SearchIndex:
 
     def add(self, ids: Sequence[int], vectors: Floats) -> None:
         """Memories that the store has acknowledged."""
+        named = np.asarray(ids, np.uint64)
         with self._lock:
-            self._waiting.append((np.asarray(ids, np.uint64), vectors))
+            self._fresh.add(named, vectors)
+            self._waiting.append((named, vectors))
             self._saved = False
-            if sum(len(ids) for ids, _ in self._waiting) >= FOLD_ROWS:
-                self._fold()
+            full = len(self._fresh) >= WAITING_MAX
+        if full:
+            self.settle()
+
+    def settle(self) -> None:
+        """Take in what waits; questions that come meanwhile go first."""
+        while self._waiting:
+            self._quiet.wait()
+            with self._lock:
+                if self._waiting:
+                    (ids, vectors), count = self._waiting[0], self._slice_rows
+                    self._add(ids[:count], vectors[:count])
+                    self._waiting[0] = ids[count:], vectors[count:]
+                    if len(ids) <= count:
+                        self._waiting.popleft()
+                if not self._waiting:
+                    self._fresh = VectorIndex(self._store.dim, self._metric)
 
     def remove(self, ids: Sequence[int]) -> None:
         """Memories that the store has forgotten."""
+        self.settle()
         with self._lock:
             self._fold()
             self._index.remove(np.asarray(ids, np.uint64))
@@ -68,11 +97,27 @@ class SearchIndex:
 
     def search(self, query: Floats, k: int, allowed: Ids | None) -> list[tuple[int, float]]:
         """(id, score) of the k nearest of all or of the allowed, best first."""
-        with self._lock:
-            self._fold()
-            ids, scores = self._index.search(query.reshape(1, -1), k, allowed=allowed)
-        return [(int(number), float(score)) for number, score in zip(ids[0], scores[0], strict=True)
-                if number > 0 and np.isfinite(score)]
+        with self._first():
+            asked = [self._index, self._fresh] if self._waiting else [self._index]
+            answers = [index.search(query.reshape(1, -1), k, allowed=allowed) for index in asked]
+        found = {int(number): float(score) for ids, scores in answers
+                 for number, score in zip(ids[0], scores[0], strict=True) if number > 0 and np.isfinite(score)}
+        return sorted(found.items(), key=lambda one: -one[1])[:k]
+
+    @contextmanager
+    def _first(self) -> Iterator[None]:
+        """The lock, before any further slice is taken in."""
+        with self._counting:
+            self._asking += 1
+            self._quiet.clear()
+        try:
+            with self._lock:
+                yield
+        finally:
+            with self._counting:
+                self._asking -= 1
+                if not self._asking:
+                    self._quiet.set()
 
     def refresh(self) -> None:
         """Bring store and index up to a newer snapshot."""
@@ -99,6 +144,7 @@ class SearchIndex:
             except MemoryCorrupt:
                 self._unlink()
                 self._waiting.clear()
+                self._fresh = VectorIndex(self._store.dim, self._metric)
                 self._index, self._covered = VectorIndex(self._store.dim, self._metric), 0
                 self._known, self._saved = None, False
                 self._catch_up()
@@ -166,6 +212,7 @@ class SearchIndex:
             ids, vectors = zip(*self._waiting, strict=True)
             self._add(np.concatenate(ids), np.concatenate(vectors))
             self._waiting.clear()
+            self._fresh = VectorIndex(self._store.dim, self._metric)
 
     def _add(self, ids: Ids, vectors: Floats) -> None:
         self._index.add(ids, vectors)

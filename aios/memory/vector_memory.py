@@ -275,7 +275,7 @@ class ArrowStorage:
     def settle(self) -> None:
         """Take what was remembered into an open index now, so that the next question need not wait for it."""
         if (index := self._index) is not None:
-            len(index)
+            index.settle()
 
     def close(self) -> None:
         """Save the index and let go of the files; what was acknowledged is safe without it."""

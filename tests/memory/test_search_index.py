@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
-from aios.memory.record import NewMemory
+import pytest
+
+from aios.memory import search_index
+from aios.memory.record import Filter, NewMemory
+from aios.memory.search_index import SearchIndex
 from aios.memory.vector_memory import ArrowStorage
+from tests.memory.conftest import encode
 
 
 def names(home: Path) -> list[str]:
@@ -72,3 +79,73 @@ def test_a_reader_takes_the_saved_copy_and_writes_nothing(store, reopen, home, m
         during = {path.name for path in home.iterdir()}
     assert during == set(before)
     assert (home / "index-5.vectors").read_bytes() == before["index-5.vectors"]
+
+
+def told(index: SearchIndex, text: str, k: int) -> list[tuple[int, float]]:
+    return index.search(encode([text])[0], k, None)
+
+
+def test_what_the_graph_has_not_taken_in_is_found_with_the_same_score(store, monkeypatch):
+    index = store._searching()
+    old = store.remember_many([NewMemory(text=f"old{n}") for n in range(40)])
+    index.settle()
+    new = store.remember_many([NewMemory(text=f"old{n} new") for n in range(40)])
+    before = told(index, "old7", 12)
+    assert len(index._index) == 40, "nobody has taken them in yet"
+    assert {one for one, _ in before} >= {old[7], new[7]}
+    assert store.recall("old7 new", filter=Filter(namespaces=["other"])) == []
+    index.settle()
+    assert told(index, "old7", 12) == before and len(index._index) == 80 == len(index)
+    store.remember_many([NewMemory(text="old7 newer")])
+    store.forget(new[7])
+    assert new[7] not in {one for one, _ in told(index, "old7", 80)}
+
+
+def test_a_question_waits_for_one_slice_and_goes_before_the_next(store, monkeypatch):
+    index = store._searching()
+    monkeypatch.setattr(index, "_slice_rows", 16)
+    begun, going = threading.Event(), threading.Semaphore(0)
+    add = index._index.add
+
+    def slow(ids, vectors):
+        begun.set()
+        assert going.acquire(timeout=20)
+        add(ids, vectors)
+
+    monkeypatch.setattr(index._index, "add", slow)
+    store.remember_many([NewMemory(text=f"note{n}") for n in range(48)])
+    answers = []
+    taking = threading.Thread(target=index.settle)
+    asking = threading.Thread(target=lambda: answers.append((told(index, "note40", 1), len(index._index))))
+    taking.start()
+    assert begun.wait(20)
+    asking.start()
+    while not index._asking:
+        time.sleep(0.001)
+    going.release()
+    asking.join(20)
+    assert [(found[0][0], taken) for found, taken in answers] == [(41, 16)]
+    for _ in range(2):
+        going.release()
+    taking.join(20)
+    assert len(index._index) == 48 and told(index, "note40", 1)[0][0] == 41
+
+
+def test_what_could_not_be_taken_in_waits_on(store, monkeypatch):
+    index = store._searching()
+    with monkeypatch.context() as broken:
+        broken.setattr(index._index, "add", lambda ids, vectors: 1 / 0)
+        store.remember_many([NewMemory(text=f"note{n}") for n in range(3)])
+        with pytest.raises(ZeroDivisionError):
+            index.settle()
+        assert told(index, "note1", 1)[0][0] == 2
+    assert len(index) == 3 and told(index, "note1", 1)[0][0] == 2
+
+
+def test_no_more_waits_than_is_quickly_scanned(store, monkeypatch):
+    monkeypatch.setattr(search_index, "WAITING_MAX", 8)
+    index = store._searching()
+    for n in range(20):
+        store.remember(f"note{n}")
+        assert len(index._fresh) < 8
+    assert len(index) == 20

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
+import struct
 import time
 from pathlib import Path
 
 import pytest
 
 from aios.errors import AuthError, BadInput, DeadlineExceeded, ModelMissing
-from aios.ipc.client import connect
+from aios.ipc.client import Client, connect
 from aios.lab.scratch_home import ScratchDaemon
 from aios.messages import MemoryDraft, MemoryFilter
 
@@ -51,6 +53,51 @@ def test_memories_are_kept_found_forgotten_and_outlive_the_daemon(scratch: Scrat
     left = [path for path in scratch.places.data.parent.rglob("*") if path.is_file()]
     assert not [path for path in left if b"the first memory" in path.read_bytes()], "logs and all"
     assert all(path.stat().st_mode & 0o077 == 0 for path in scratch.places.memory.iterdir())
+
+
+@pytest.mark.parametrize("encrypts", ["texts", "all"])
+def test_after_forgetting_and_compacting_no_file_of_the_home_says_it(scratch: ScratchDaemon, encrypts: str) -> None:
+    """Text, metadata, columns and vector, in the store, its index, the logs and whatever else there is."""
+    home = scratch.places.data.parent
+    scratch.places.config_file.write_text(
+        f'[daemon]\nlog_level = "debug"\n[memory]\nencrypts = "{encrypts}"\n', encoding="utf-8")
+    secret, words = [3.25, -1.75, 0.625], ["dentist", "molar", "clinic", "teeth", "letter", "aunt"]
+    vector = struct.pack("<3f", *secret)
+    needles = [*(word.encode() for word in words), vector, base64.b64encode(vector)]
+
+    def said() -> set[tuple[str, bytes]]:
+        files = [path for path in home.rglob("*") if path.is_file()]
+        assert scratch.places.log_file in files, "the logs are looked through as well"
+        return {(path.name, one) for path in files for one in needles if one in path.read_bytes()}
+
+    def keep(client: Client) -> int:
+        return client.remember("Mira's dentist", {"molar": "second"}, vector=secret, namespace="clinic",
+                               tags=["teeth"], source="letter", provenance="aunt")
+
+    scratch.start()
+    with scratch.connect() as client:
+        client.remember("stays", vector=ONE)
+        first = keep(client)
+        assert client.recall(secret, k=1)[0].text == "Mira's dentist"
+    assert scratch.stop() == 0                  # the index is saved, the next start makes a segment of the log
+    scratch.start()
+    with scratch.connect() as client:
+        second = keep(client)
+        with pytest.raises(BadInput):
+            client.recall([1.0], filter=MemoryFilter(tags=["teeth"]))
+        assert client.recall(secret, k=2, filter=MemoryFilter(sources=["letter"]))[0].metadata == {"molar": "second"}
+        assert bool(said()) == (encrypts == "texts"), "columns and vectors are clear unless all is encrypted"
+        assert client.forget([first, second]) == [first, second]
+        assert client.compact_memory()
+        assert said() == set()
+    assert scratch.stop() == 0
+    assert said() == set()
+    scratch.start()
+    with scratch.connect() as client:
+        assert [one.text for one in client.recall(secret, k=5)] == ["stays"]
+        stats = client.memory_stats()
+    assert (stats.memories, stats.forgotten) == (1, 2), "ids stay as tombstones"
+    assert said() == set()
 
 
 def test_the_memory_process_ends_with_a_daemon_that_is_killed(scratch: ScratchDaemon) -> None:

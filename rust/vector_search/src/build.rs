@@ -20,7 +20,7 @@ const ALONE: usize = 512;
 /// Slots of one batch: those of a batch hardly see each other.
 const BATCH_MAX: usize = 8192;
 /// Slots that one item of a thread's work links.
-const ITEM: usize = 32;
+const ITEM: usize = 8;
 /// Locks shared by all slots; two threads rarely want the same one.
 const LOCKS: usize = 1024;
 
