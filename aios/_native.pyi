@@ -90,6 +90,32 @@ def peak_products(sequence: str, rounds: int, threads: int) -> int:
 def peak_read(memory: Buffer, threads: int) -> int:
     """The exclusive or of all words of 8 bytes of a contiguous buffer, read on so many threads."""
 
+def train_packed_len(outputs: int, depth: int) -> int:
+    """Bytes of a weight packed for training, of so many outputs of `depth` values; ValueError for too many."""
+
+def train_pack(weight: Buffer, packed: Buffer, transposed: bool = False, threads: int = 1) -> None:
+    """Packs a weight (outputs, depth) f32, (depth, outputs) if `transposed`, into `train_packed_len` bytes."""
+
+def train_product(x: Buffer, packed: Buffer, out: Buffer, threads: int = 1) -> None:
+    """out (m, outputs) = x (m, depth) times a packed weight transposed, in integers of 8 bits; f32 both."""
+
+def train_weight_gradient(g: Buffer, x: Buffer, out: Buffer, threads: int = 1) -> None:
+    """out (n, k) = g (m, n) transposed times x (m, k), in integers of 12 bits; f32 all."""
+
+class LogitRows:
+    """The rows `asked` (i64) of logits (n, columns) f32; the token `barred` has probability 0.
+
+    Every method raises ValueError where a row allows no token or holds what is no number.
+    """
+
+    def __new__(cls, logits: Buffer, asked: Buffer, barred: int) -> LogitRows: ...
+    def best(self, out: Buffer, threads: int) -> None:
+        """Writes the log-probability of each row's likeliest token, f32."""
+    def entropy(self, out: Buffer, threads: int) -> None:
+        """Writes each row's entropy in nats, f32."""
+    def draw(self, temperature: float, uniforms: Buffer, out: Buffer, threads: int) -> None:
+        """Draws a token (i64) from each row, by as many uniform numbers (f64) of [0, 1)."""
+
 class PackedMatrix:
     """A packed matrix over buffers that stay where they are; halves come as u16 bits."""
 

@@ -137,9 +137,20 @@ class Condition:
 class Adapter(Protocol):
     """A low-rank card worn by rows of the batch; it pins the release and kind it was trained for."""
 
-    name: str
-    kind: Kind
-    release: str
+    @property
+    def name(self) -> str:
+        """For messages and the record of an answer."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """Of the models that it adapts."""
+        ...
+
+    @property
+    def release(self) -> str:
+        """Of the model that it was trained for."""
+        ...
 
     def delta(self, target: str, x: Tensor) -> Tensor | None:
         """What is added to the output of the linear map called `target` for input x, or None."""
@@ -151,7 +162,7 @@ class Denoiser(Protocol):
     """One call of the score network."""
 
     def __call__(self, canvas: Canvas, condition: Condition, adapters: Sequence[Adapter] = ()) -> Prediction:
-        """Predict the clean canvas; nothing is mutated."""
+        """Predict the clean canvas, by a network that wears `adapters` beside its weights; nothing is mutated."""
         ...
 
 

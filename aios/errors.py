@@ -21,6 +21,9 @@
     │   ├── ModelMissing         model.missing        not installed here
     │   ├── ModelCorrupt         model.corrupt        hash, size or structure is wrong
     │   └── UnknownArchitecture  model.architecture
+    ├── CardError                card.failed
+    │   ├── ReleaseMismatch      card.release_mismatch  trained for another release or kind of model
+    │   └── CardMisfit           card.misfit          its matrices are not those of the network
     ├── PluginError              plugin.failed        plugin code raised; it is quarantined
     │   ├── ManifestError        plugin.manifest
     │   ├── NotAllowed           plugin.not_allowed   no permission for this content hash
@@ -193,6 +196,25 @@ class UnknownArchitecture(ModelError):
     """The model's architecture is none of those AIOS implements."""
 
     code = "model.architecture"
+
+
+class CardError(AiosError):
+    """An adapter cannot be used."""
+
+    code = "card.failed"
+    exit_code = EX_DATAERR
+
+
+class ReleaseMismatch(CardError):
+    """The adapter was trained for another release or kind of model; it cannot be worn here."""
+
+    code = "card.release_mismatch"
+
+
+class CardMisfit(CardError):
+    """The adapter's matrices are not of the network's names and shapes."""
+
+    code = "card.misfit"
 
 
 class PluginError(AiosError):

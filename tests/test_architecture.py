@@ -28,9 +28,10 @@ ONE_IMPORTER = {
     "apscheduler": {"aios/service/scheduler"},
     "msgpack": {"aios/ipc/stream"},
     "watchdog": {"aios/service/watcher"},
-    "aios._native": {"aios/model/quant_linear", "aios/model/packed_encoder",
+    "aios._native": {"aios/model/quant_linear", "aios/model/packed_encoder", "aios/model/fast_linear",
                      "aios/model/packed_layers", "aios/store", "aios/memory", "aios/text",
-                     "aios/ipc/stream", "aios/lab/kernel_peaks", "aios/lab/parsers"},     # the last attacks all of it
+                     "aios/diffusion/rows", "aios/ipc/stream", "aios/lab/kernel_peaks",
+                     "aios/lab/parsers"},     # the last attacks all of it
 }
 PLUGIN_MAY_IMPORT = ("aios.contracts", "aios.errors", "aios.hookspecs", "aios.messages", "aios.model",
                      "aios.diffusion", "aios.text")

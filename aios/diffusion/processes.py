@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aios.contracts import Canvas, Logits, Schedule, Segment, SegmentPrediction
+from aios.diffusion.rows import Rows
 from aios.diffusion.schedules import MaskingProfile
 
 
@@ -63,22 +64,10 @@ def token_logits(predicted: SegmentPrediction) -> Float[Tensor, "b s v"]:
     return predicted.values
 
 
-def log_probabilities(segment: Segment, predicted: SegmentPrediction) -> Float[Tensor, "b s v"]:
-    """Return log p(x_0 | x_t) of a token segment; rows of revealed positions mean nothing."""
+def rows_of(segment: Segment, predicted: SegmentPrediction, where: Bool[Tensor, "b s"]) -> Rows:
+    """Return what is predicted at `where` of a token segment."""
     assert segment.mask_id is not None
-    return subs(token_logits(predicted), segment.mask_id)
-
-
-def draw(log_p: Float[Tensor, "m v"], temperature: float, rng: torch.Generator) -> Int[Tensor, " m"]:
-    """Draw a token from every row of log-probabilities; temperature 0 takes the most likely.
-
-    Dividing p by independent exponential variables and taking the largest is the Gumbel-max trick.
-    """
-    if temperature <= 0:
-        return log_p.argmax(dim=-1)
-    probabilities = (log_p / temperature).softmax(dim=-1)
-    noise = torch.empty_like(probabilities).exponential_(generator=rng)
-    return (probabilities / noise).argmax(dim=-1)
+    return Rows(token_logits(predicted), where, segment.mask_id)
 
 
 def write(
@@ -89,9 +78,8 @@ def write(
     rng: torch.Generator,
 ) -> Segment:
     """Return the segment with tokens drawn from its prediction written at `where`."""
-    assert segment.mask_id is not None
     ids = segment.x.clone()
-    ids[where] = draw(subs(token_logits(predicted)[where], segment.mask_id), temperature, rng)
+    ids[where] = rows_of(segment, predicted, where).draw(temperature, rng)
     return segment.fill(where, ids)
 
 

@@ -81,7 +81,7 @@ class Assembly:
                 verb = "aios diffuse" if model.kind == "diffusion" else "aios encode"
                 raise ModelError(f"{name} is of kind {model.kind}; generate needs an autoregressive model (kind ar)",
                                  remedy=f"{verb} --model {name}, or another model: aios models list")
-            self._languages[name] = OpenLanguage.open(model)
+            self._languages[name] = OpenLanguage.open(model, self._config.model.language_activations)
         return self._languages[name]
 
     def conditioner(self) -> MemoryConditioner | None:

@@ -33,7 +33,7 @@ class OpenLanguage:
     intact: Callable[[bool], None]
 
     @classmethod
-    def open(cls, model: OpenModel) -> OpenLanguage:
+    def open(cls, model: OpenModel, activation_bits: int) -> OpenLanguage:
         """Build the network over the model's tensors; raises UnknownArchitecture or ModelCorrupt."""
         tokenizer = model.tokenizer
         if not isinstance(tokenizer, TextTokenizer):
@@ -41,9 +41,9 @@ class OpenLanguage:
         template = ChatTemplate.open(model.path)
         generation = read_config(model.path / GENERATION_CONFIG)
         ends = _ends(tokenizer, template, read_config(model.path / CONFIG), generation, model.spec)
-        return cls(name=model.name, release=model.release, network=LanguageModel.open(model.spec, model.tensors),
-                   tokenizer=tokenizer, template=template, ends=ends,
-                   choice=Choice.of_model(generation), intact=model.intact)
+        network = LanguageModel.open(model.spec, model.tensors, activation_bits)
+        return cls(name=model.name, release=model.release, network=network, tokenizer=tokenizer, template=template,
+                   ends=ends, choice=Choice.of_model(generation), intact=model.intact)
 
     def prompt(self, request: Generate) -> list[int]:
         """The token ids to continue; raises BadInput for what the model cannot be asked or cannot read."""

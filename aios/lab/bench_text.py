@@ -106,12 +106,14 @@ def _beside_llamacpp(record: ModelRecord, options: LabOptions, threads: int) -> 
     for which, row in ((0, PROMPT), (1, DECODE)):
         pairs = {(bits, activations): _pair(row, which, arm, peers[bits], speeds, options, threads)
                  for bits, by_activations in ours.items() for activations, arm in by_activations.items()}
-        worst = min((key for key in pairs if key[1] == INFERENCE_BITS), key=lambda key: pairs[key].value or 0.0)
-        rows += [replace(pairs[worst], reason=f"the smaller of both pairs, INT{worst[0]}; {pairs[worst].reason}"),
+        # The peer rounds activations to 8 bits: so do the arms that are judged beside it.
+        worst = min((key for key in pairs if key[1] == FAST_BITS), key=lambda key: pairs[key].value or 0.0)
+        rows += [replace(pairs[worst], reason=f"the smaller of both pairs, INT{worst[0]}, activations of {worst[1]} "
+                                              f"bits as the peer's; {pairs[worst].reason}"),
                  *(replace(pair, metric=f"int{bits}{_suffix(activations)}_{row.metric}", must=None, aim=None)
                    for (bits, activations), pair in pairs.items())]
     return [*rows, *(one for arm in [*arms, *peers.values()] for one in _speed_rows(arm, speeds[arm.name])),
-            _agreement({bits: found[INFERENCE_BITS] for bits, found in ours.items()}, peers, ids)]
+            _agreement({bits: found[FAST_BITS] for bits, found in ours.items()}, peers, ids)]
 
 
 def prompt(vocabulary: int, seed: int) -> list[int]:
@@ -123,7 +125,6 @@ def prompt(vocabulary: int, seed: int) -> list[int]:
 def our_arms(record: ModelRecord, spec: Mapping[str, Any], bits: int) -> dict[int, Arm]:
     """Our network with its matrices rounded to so many bits, by the bits of activations."""
     from aios.model.language import LanguageModel
-    from aios.model.quant_linear import use_activation_bits
     from aios.quantisation.formats import packable
     from aios.store.quant import ArrowQuant
 
@@ -131,9 +132,7 @@ def our_arms(record: ModelRecord, spec: Mapping[str, Any], bits: int) -> dict[in
                if packable(tensor.shape) else tensor for name, tensor in _plain(record)}
     arms = {}
     for activations in (INFERENCE_BITS, FAST_BITS):
-        network = LanguageModel.open(spec, tensors)
-        for part in (network.backbone, network.head):
-            use_activation_bits(part, activations)
+        network = LanguageModel.open(spec, tensors, activations)
         said = f"INT{bits} in groups of {GROUP_SIZE}, activations of {activations} bits"
         arms[activations] = Writer(network).arm(f"INT{bits}{_suffix(activations)}", said)
     return arms

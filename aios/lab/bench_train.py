@@ -22,6 +22,7 @@ import numpy as np
 from aios.lab.killed_training import equal_after_kills, synthetic
 from aios.lab.machine import torch_threads
 from aios.lab.report import LabOptions, Report, Row
+from aios.lab.train_products import GAP, gap_rows, step_row
 
 if TYPE_CHECKING:
 
@@ -81,12 +82,16 @@ class Setting:
 
 
 def run(options: LabOptions) -> Report:
-    """All rows; some minutes, most of them for compiling and for the peer."""
+    """All rows; a quarter of an hour, most of it for compiling and for the peers."""
     setting = Setting.of(options)
     with tempfile.TemporaryDirectory(prefix="aios-bench-") as scratch:
         with torch_threads(setting.threads):
+            if options.only == GAP.metric:
+                return Report.of("train", gap_rows(options, Path(scratch)), options)
             rows = _speed(setting, options, Path(scratch))
-        options.progress("killing a run", 0.85)
+            rows.append(step_row(options, Path(scratch), interleaved, ratio, setting.threads))
+            rows += gap_rows(options, Path(scratch))
+        options.progress("killing a run", 0.95)
         rows.append(_resume_row(options, Path(scratch)))
     return Report.of("train", rows, options)
 

@@ -16,6 +16,7 @@ from aios.config import Places
 from aios.errors import AiosError
 from aios.lab.machine import torch_threads
 from aios.lab.report import LabOptions, Report, Row
+from aios.lab.statistics import clopper_pearson
 from aios.messages import Generate, Response
 
 if TYPE_CHECKING:
@@ -54,23 +55,25 @@ def run(options: LabOptions) -> Report:
 
     from aios.config import Config
     from aios.engine.assembly import Assembly
+    from aios.engine.chat import OpenLanguage
     from aios.lab.peer_language import PeerLanguage
+    from aios.model.quant_linear import FAST_BITS
 
     assembly = Assembly(Config(), Places.find())
     with torch_threads():
         language, opened = assembly.language(MODEL), assembly.model(MODEL)
         peer = PeerLanguage.open(opened.spec, opened.tensors)
-        rows = rows_of(language, peer, options)
+        rows = rows_of(language, OpenLanguage.open(opened, FAST_BITS), peer, options)
     return Report.of("generate", rows, options, checkpoints={record.name: record.release})
 
 
-def rows_of(language: OpenLanguage, peer: PeerLanguage | None, options: LabOptions) -> list[Row]:
-    """All rows of one opened model and its peer."""
+def rows_of(language: OpenLanguage, fast: OpenLanguage, peer: PeerLanguage | None, options: LabOptions) -> list[Row]:
+    """All rows of one opened model, of the same with activations of 8 bits, and of its peer."""
     prompts = [language.prompt(Generate(prompt=text)) for text in PROMPTS]
-    return [*_equality(language, peer, prompts, options), *_speed(language, peer, prompts, options)]
+    return [*_equality(language, fast, peer, prompts, options), *_speed(language, peer, prompts, options)]
 
 
-def _equality(language: OpenLanguage, peer: PeerLanguage | None, prompts: Sequence[Sequence[int]],
+def _equality(language: OpenLanguage, fast: OpenLanguage, peer: PeerLanguage | None, prompts: Sequence[Sequence[int]],
               options: LabOptions) -> list[Row]:
     from aios.lab.peer_language import INSTALL, PEER
 
@@ -78,19 +81,24 @@ def _equality(language: OpenLanguage, peer: PeerLanguage | None, prompts: Sequen
         return [replace(EQUAL, peer=PEER, reason=INSTALL)]
     count = TOKENS_QUICK if options.quick else TOKENS
     chosen = prompts[::3] if options.quick else prompts
-    equal = judged = ties = 0
+    equal = equal_fast = judged = ties = 0
     for number, prompt in enumerate(chosen):
         options.progress("equality with the peer", 0.5 * number / len(chosen))
         tokens, leads = peer.judged(prompt, count)
-        for ours, theirs, lead in zip(followed(language, prompt, tokens), tokens, leads, strict=True):
+        found = zip(followed(language, prompt, tokens), followed(fast, prompt, tokens), tokens, leads, strict=True)
+        for ours, ours_fast, theirs, lead in found:
             if lead < TIE:
                 ties += 1
                 continue
             judged += 1
             equal += ours == theirs
+            equal_fast += ours_fast == theirs
     row = replace(EQUAL, value=equal / judged, n=judged, peer=PEER, peer_version=peer.version,
                   reason=f"{len(chosen)} prompts of {count} tokens, {ties} of them ties of less than {TIE:g}")
-    return [row, Row(metric="greedy_ties", value=float(ties), unit="", better="lower", n=judged + ties)]
+    beside = replace(row, metric="greedy_equal_8bit", value=equal_fast / judged, must=None,
+                     interval=clopper_pearson(equal_fast, judged), reason=(
+                         "the same with activations of 8 bits: language_activations = 8 under [model]"))
+    return [row, beside, Row(metric="greedy_ties", value=float(ties), unit="", better="lower", n=judged + ties)]
 
 
 def followed(language: OpenLanguage, prompt: Sequence[int], tokens: Sequence[int]) -> list[int]:

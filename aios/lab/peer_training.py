@@ -30,8 +30,8 @@ class PeerTraining:
 
     @classmethod
     def open(cls, shape: TransformerConfig, vocab_size: int, loop: LoopConfig, precision: Precision, *,
-             compiled: bool) -> PeerTraining | None:
-        """The peer with random weights; None where it is not installed."""
+             compiled: bool, rows: int = 0) -> PeerTraining | None:
+        """The peer with random weights, in passes of so many rows (0: of all); None where it is not installed."""
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
             transformers: Any = import_module(PEER)   # untyped, and slow to import
@@ -45,23 +45,27 @@ class PeerTraining:
             use_cache=False, max_position_embeddings=max(loop.lengths), rms_norm_eps=shape.norm_eps)
         model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
         count = sum(parameter.numel() for parameter in model.parameters())
-        return cls(version=metadata.version(PEER), parameters=count, step=_step(model.train(), loop, precision,
-                                                                               compiled=compiled))
+        return cls(version=metadata.version(PEER), parameters=count, step=_step(
+            model.train(), loop, precision, compiled=compiled, rows=rows))
 
 
-def _step(model: Any, loop: LoopConfig, precision: Precision, *, compiled: bool) -> Callable[[Tensor], float]:
+def _step(model: Any, loop: LoopConfig, precision: Precision, *, compiled: bool,
+          rows: int) -> Callable[[Tensor], float]:
     """One step on a batch of tokens, which returns its loss."""
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=loop.adam_lr, weight_decay=loop.weight_decay, fused=True)
     read = torch.compile(model, dynamic=False) if compiled else model
 
     def step(ids: Tensor) -> float:
-        with autocast(ids.device, precision):
-            loss = read(input_ids=ids, labels=ids).loss
-        loss.backward()
+        told = 0.0
+        for piece in torch.split(ids, rows or len(ids)):
+            with autocast(ids.device, precision):
+                loss = read(input_ids=piece, labels=piece).loss * (len(piece) / len(ids))
+            loss.backward()
+            told += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(parameters, CLIP_MAX_NORM)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return told
 
     return step

@@ -10,7 +10,7 @@ from torch.nn import functional
 from aios.model.cache import AttentionMask, Cache, attend
 from aios.model.config import AttentionKind, TransformerConfig
 from aios.model.embeddings import rotate
-from aios.model.quant_linear import linear_together
+from aios.model.lora import Worn, linears
 
 
 class RMSNorm(nn.Module):
@@ -34,9 +34,9 @@ class SwiGLU(nn.Module):
         self.up = nn.Linear(hidden_dim, ffn_dim, bias=bias)
         self.down = nn.Linear(ffn_dim, hidden_dim, bias=bias)
 
-    def forward(self, x: Float[Tensor, "b s d"]) -> Float[Tensor, "b s d"]:
-        gate, up = linear_together((self.gate, self.up), x)
-        out: Tensor = self.down(functional.silu(gate) * up)
+    def forward(self, x: Float[Tensor, "b s d"], worn: Worn | None = None) -> Float[Tensor, "b s d"]:
+        gate, up = linears({"gate": self.gate, "up": self.up}, x, worn)
+        (out,) = linears({"down": self.down}, functional.silu(gate) * up, worn)
         return out
 
 
@@ -100,8 +100,10 @@ class Attention(nn.Module):
         rotation: tuple[Tensor, Tensor],
         mask: AttentionMask,
         cache: Cache | None,
+        worn: Worn | None = None,
     ) -> Float[Tensor, "b s d"]:
-        query, key, value = (self.heads(one) for one in linear_together((self.query, self.key, self.value), x))
+        together = linears({"query": self.query, "key": self.key, "value": self.value}, x, worn)
+        query, key, value = (self.heads(one) for one in together)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         query, key = rotate(query, *rotation), rotate(key, *rotation)
@@ -109,7 +111,7 @@ class Attention(nn.Module):
             mixed = attend(query, key, value, mask)
         else:
             mixed = cache.attend(self.layer, query, key, value, mask)
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        (out,) = linears({"out": self.out}, mixed.transpose(1, 2).flatten(2), worn)
         return out
 
 
@@ -130,7 +132,9 @@ class Layer(nn.Module):
         rotation: tuple[Tensor, Tensor],
         mask: AttentionMask,
         cache: Cache | None,
+        worn: Worn | None = None,
     ) -> Float[Tensor, "b s d"]:
-        x = x + self.attention(self.attention_norm(x), rotation=rotation, mask=mask, cache=cache)
-        out: Tensor = x + self.ffn(self.ffn_norm(x))
+        attention, ffn = (None, None) if worn is None else (worn.within("attention"), worn.within("ffn"))
+        x = x + self.attention(self.attention_norm(x), rotation=rotation, mask=mask, cache=cache, worn=attention)
+        out: Tensor = x + self.ffn(self.ffn_norm(x), ffn)
         return out

@@ -296,6 +296,7 @@ class PackedStep:
         for piece in pieces:
             positions += range(piece.cache.length, piece.cache.length + piece.count)
             self.lasts.append(len(positions) - 1)
+        self.counts = [1] * len(self.names) + [piece.count for piece in pieces]  # tokens of every sequence
         self.positions = torch.tensor([positions])  # (1, s)
 
     def attend(

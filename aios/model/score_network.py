@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from aios.contracts import Modality, PackedTensor
+from aios.contracts import Adapter, Modality, PackedTensor
 from aios.errors import ModelCorrupt, UnknownArchitecture
 from aios.model.cache import AttentionMask, KeyValueCache
 from aios.model.config import TransformerConfig
@@ -77,6 +77,7 @@ class TextScoreNetwork(nn.Module):
         padding: Bool[Tensor, "b s"] | None = None,
         mask: AttentionMask | None = None,
         modality: Modality = Modality.TEXT,
+        adapters: Sequence[Adapter] = (),
     ) -> Float[Tensor, "b s d"]:
         """Return the backbone's hidden states; `padding` is True at tokens that do not exist.
 
@@ -84,7 +85,7 @@ class TextScoreNetwork(nn.Module):
         """
         states: Tensor = self.backbone(
             self.head.embed(ids), modality=torch.full_like(ids, modality), t=t, positions=positions, padding=padding,
-            mask=mask,
+            mask=mask, adapters=adapters,
         )  # fmt: skip
         return states
 
@@ -99,11 +100,12 @@ class TextScoreNetwork(nn.Module):
         modality: Modality = Modality.TEXT,
         packed: PackedLayers | None = None,
         memory: Pattern | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> Float[Tensor, "b s d"]:
         """Return the hidden states of `SharedTransformer.read`."""
         return self.backbone.read(
             self.head.embed(ids), cache, opened, modality=torch.full_like(ids, modality), t=t, positions=positions,
-            packed=packed, memory=memory,
+            packed=packed, memory=memory, adapters=adapters,
         )  # fmt: skip
 
     def knows(self, modality: Modality) -> bool:
@@ -123,5 +125,6 @@ class TextScoreNetwork(nn.Module):
         t: Float[Tensor, "b s"] | None = None,
         positions: Int[Tensor, "b s"] | None = None,
         padding: Bool[Tensor, "b s"] | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> Float[Tensor, "b s v"]:
-        return self.logits(self.hidden(ids, t=t, positions=positions, padding=padding))
+        return self.logits(self.hidden(ids, t=t, positions=positions, padding=padding, adapters=adapters))

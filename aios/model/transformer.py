@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from aios.contracts import Adapter
 from aios.model.blocks import Layer, RMSNorm, attention_mask
-from aios.model.cache import AttentionMask, KeyValueCache, PackedStep
+from aios.model.cache import AttentionMask, Cache, KeyValueCache, PackedStep
 from aios.model.config import TransformerConfig, TransformerOptions
 from aios.model.embeddings import ModalityEmbedding, RotaryEmbedding, SinusoidalTimeEmbedding
 from aios.model.loading import repeated
+from aios.model.lora import Worn, wearers
 from aios.model.memory_attention import GatedCrossAttention, Pattern
 from aios.model.packed_layers import PackedLayers, packed_layers
 
@@ -68,13 +71,14 @@ class SharedTransformer(nn.Module):
         cache: KeyValueCache | None = None,
         mask: AttentionMask | None = None,
         memory: Pattern | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> Float[Tensor, "b s d"]:
         """Return normalised hidden states of the embedded tokens `x`.
 
         `t` is each token's time, 0 data and 1 noise. `positions` count on from the cache unless given.
         `padding` is True at keys (cached ones first) that do not exist. A given cache is extended. A given `mask`
         stands in for that of the configuration: one network may be asked in several orders. `memory` is what its
-        own memory has prepared of condition tokens.
+        own memory has prepared of condition tokens. `adapters` are worn by all rows, or those of their `OnRows`.
         """
         batch, count, _ = x.shape
         cached = cache.length if cache is not None else 0
@@ -89,12 +93,20 @@ class SharedTransformer(nn.Module):
             padding=padding,
             device=x.device,
         )
-        rotation = self.rotary(positions)
-        for layer in self.layers:
-            x = layer(x, rotation=rotation, mask=mask, cache=cache)
+        rotation, worn = self.rotary(positions), Worn.by_rows(adapters, batch, self.config)
+        x = self._through_layers(x, rotation, mask, cache, worn)
         if cache is not None:
             cache.advance(count)
         return self._normalised(x, memory)
+
+    def _through_layers(
+        self, x: Float[Tensor, "b s d"], rotation: tuple[Tensor, Tensor], mask: AttentionMask, cache: Cache | None,
+        worn: Worn | None,
+    ) -> Float[Tensor, "b s d"]:  # fmt: skip
+        for number, layer in enumerate(self.layers):
+            within = None if worn is None else worn.within(f"layers.{number}")
+            x = layer(x, rotation=rotation, mask=mask, cache=cache, worn=within)
+        return x
 
     def _normalised(self, x: Float[Tensor, "b s d"], memory: Pattern | None) -> Float[Tensor, "b s d"]:
         if self.memory is not None and memory is not None:
@@ -122,6 +134,7 @@ class SharedTransformer(nn.Module):
         positions: Int[Tensor, "b s"],
         packed: PackedLayers | None = None,
         memory: Pattern | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> Float[Tensor, "b s d"]:
         """Return normalised hidden states of tokens behind those of the cache, read in order, whatever the
         configuration says, but for the last `opened` of them, which see each other.
@@ -131,11 +144,10 @@ class SharedTransformer(nn.Module):
         """
         x, rotation = self._told(x, modality, t), self.rotary(positions)
         if packed is not None and packed.faithful:
-            x = packed.read(x, rotation, cache, opened)
+            x = packed.read(x, rotation, cache, opened, adapters)
         else:
             mask = AttentionMask.open_end(cache.length, x.shape[1], opened)
-            for layer in self.layers:
-                x = layer(x, rotation=rotation, mask=mask, cache=cache)
+            x = self._through_layers(x, rotation, mask, cache, Worn.by_rows(adapters, len(x), self.config))
         return self._normalised(x, memory)
 
     def packed_layers(self) -> PackedLayers | None:
@@ -143,18 +155,20 @@ class SharedTransformer(nn.Module):
         return packed_layers(self.config, [layer for layer in self.layers if isinstance(layer, Layer)])
 
     def advance(
-        self, x: Float[Tensor, "1 s d"], step: PackedStep, packed: PackedLayers | None = None
+        self, x: Float[Tensor, "1 s d"], step: PackedStep, packed: PackedLayers | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> Float[Tensor, "n d"]:
         """Return the normalised hidden state of the last token of every sequence in `step`, which is extended.
 
-        `packed` are handles of these very layers, where they are packed.
+        `packed` are handles of these very layers, where they are packed. Rows of `adapters` are the step's sequences.
         """
         rotation, mask = self.rotary(step.positions), AttentionMask()
         if packed is not None and packed.faithful:
-            x = packed.advance(x, rotation, step)
+            x = packed.advance(x, rotation, step, adapters)
         else:
-            for layer in self.layers:
-                x = layer(x, rotation=rotation, mask=mask, cache=step)
+            found = wearers(adapters, len(step.lasts), self.config)
+            worn = Worn.by_tokens(found, step.counts) if found else None
+            x = self._through_layers(x, rotation, mask, step, worn)
         step.advance()
         normalised: Tensor = self.norm(x[0, step.lasts])
         return normalised

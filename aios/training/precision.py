@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import torch
 
-Precision = Literal["f32", "bf16"]
+Precision = Literal["f32", "bf16", "int8"]  # int8: linear layers as integers (`FastLinear`), everything else f32
 
 PROBE_ROWS, PROBE_WIDTH = 256, 512      # a matrix of a small network at work
 PROBE_TIMES: Final = 5
@@ -24,7 +24,10 @@ def device_of(name: str = "auto") -> torch.device:
 
 
 def probe(device: torch.device) -> Precision:
-    """Return "bf16" where a matrix product with its gradient is clearly faster in it, else "f32"."""
+    """Return "bf16" where a matrix product with its gradient is clearly faster in it, else "f32".
+
+    Never "int8": a run that is to train in integers says so, and runs under way stay what they were.
+    """
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return "f32"
     seconds = {kind: _seconds(device, kind) for kind in (torch.float32, torch.bfloat16)}
@@ -48,6 +51,6 @@ def _seconds(device: torch.device, kind: torch.dtype) -> float:
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Return the context in which a forward pass computes in `precision`."""
-    if precision == "f32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()

@@ -35,6 +35,7 @@ from aios.errors import BadInput, ModelCorrupt, ModelError
 from aios.hookspecs import hookimpl
 from aios.messages import ChatMessage, Diffuse, Infill, Part, question
 from aios.model.denoiser import Past, TextDenoiser
+from aios.model.lora import check_wearable
 from aios.model.memory_attention import TRAITS
 from aios.model.score_network import TextScoreNetwork
 from aios.text import passages
@@ -120,10 +121,12 @@ class OpenTextHead:
         return [*seen.ids, *turns], Condition(tokens={TRAITS: torch.tensor([seen.traits])})
 
     def denoiser(self, canvas: Canvas, condition: Condition, adapters: Sequence[Adapter] = ()) -> Prediction:
-        """Logits of the clean tokens at masked positions; rows of other positions are zero and mean nothing."""
-        if adapters:
-            raise BadInput("the text head wears no cards yet", remedy="ask without cards")
-        return self._read(canvas, condition)
+        """Logits of the clean tokens at masked positions; rows of other positions are zero and mean nothing.
+
+        ReleaseMismatch for an adapter of another release or kind of model, CardMisfit for one of other shapes.
+        """
+        check_wearable(adapters, kind=self.model.kind, release=self.model.release)
+        return self._read(canvas, condition, adapters)
 
     def project(self, hidden: Tensor) -> Logits:
         """Hidden states (b, s, d) as logits (b, s, v); tokens that are never written have probability 0."""

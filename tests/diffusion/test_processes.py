@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aios.contracts import Modality, Segment
-from aios.diffusion.processes import absorb, draw, hide, posterior, reveal_probability, subs
+from aios.diffusion.processes import absorb, hide, posterior, reveal_probability, subs
 from aios.diffusion.schedules import SCHEDULES, LogLinear
 
 MASK = 3
@@ -79,15 +79,6 @@ def test_subs_never_predicts_the_mask() -> None:
     log_p = subs(torch.full((2, 4), 100.0), MASK)
     assert log_p[:, MASK].isneginf().all()
     torch.testing.assert_close(log_p.exp().sum(dim=-1), torch.ones(2))
-
-
-def test_drawing_follows_the_tempered_probabilities() -> None:
-    log_p = torch.tensor([0.6, 0.3, 0.1]).log()
-    for temperature in (1.0, 0.5):
-        expected = (log_p / temperature).softmax(dim=-1)
-        rng = torch.Generator().manual_seed(11)
-        drawn = draw(log_p.expand(50_000, 3), temperature, rng)
-        torch.testing.assert_close(torch.bincount(drawn) / 50_000, expected, atol=0.01, rtol=0)
 
 
 def test_hiding_spreads_counts_evenly_and_its_weights_make_a_mean() -> None:

@@ -72,7 +72,7 @@ def test_llamacpp_computes_the_same_network_from_the_file_that_is_made_for_it(
         assert np.corrcoef(ours.logits(), theirs.logits())[0, 1] > 0.999
 
 
-def test_what_is_judged_is_what_generate_computes_and_bytes_stand_beside(
+def test_what_is_judged_rounds_activations_as_the_peer_and_the_default_stands_beside(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("llama_cpp")
     pytest.importorskip("gguf")
@@ -85,7 +85,7 @@ def test_what_is_judged_is_what_generate_computes_and_bytes_stand_beside(
     assert {name for name, row in rows.items() if row.must is not None} == {
         "prompt128_vs_llamacpp", "decode_vs_llamacpp", "logits_agreement"}
     for metric in ("prompt128_vs_llamacpp", "decode_vs_llamacpp"):
-        assert rows[metric].value == min(rows[f"int{bits}_{metric}"].value or 0.0 for bits in (4, 8))
-        assert {f"int4_a8_{metric}", f"int8_a8_{metric}"} <= rows.keys()
-        assert "activations of 16 bits" in str(rows[metric].reason)
+        assert rows[metric].value == min(rows[f"int{bits}_a8_{metric}"].value or 0.0 for bits in (4, 8))
+        assert {f"int4_{metric}", f"int8_{metric}"} <= rows.keys()
+        assert "activations of 8 bits" in str(rows[metric].reason)
     assert {"q4_0_decode_tokens_per_s", "int8_a8_prompt128_tokens_per_s"} <= rows.keys()

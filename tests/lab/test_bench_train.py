@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from aios.lab import bench_train, killed_training
+from aios.lab import bench_train, killed_training, train_products
 from aios.lab.bench_train import Setting, interleaved, ratio
 from aios.lab.catalogue import BENCHES, entry_point
 from aios.lab.killed_training import Told, equal_after_kills
 from aios.lab.report import LabOptions
+from aios.lab.train_products import CHAINS, GAP, SUCCESSORS, VOCABULARY, Size, chain, curve
+from aios.training.vocabulary import RESERVED
 
 
 def test_it_is_in_the_catalogue() -> None:
@@ -98,3 +101,43 @@ def test_a_difference_in_one_bit_is_found(tmp_path: Path) -> None:
     write_tensors({"w": negative_zero}, tmp_path / "killed" / "checkpoint.safetensors", {})
     write_tensors({"w": -negative_zero}, tmp_path / "whole" / "checkpoint.safetensors", {})
     assert killed_training._difference(whole, [told(one, killed=True), told(last)], tmp_path) == "w differs at the end"
+
+
+def test_the_chain_is_as_long_as_asked_and_every_token_has_few_successors() -> None:
+    tokens = chain(5, 200_000).train["chain"].tokens
+    assert len(tokens) >= 200_000 and tokens.min() >= len(RESERVED) and tokens.max() < VOCABULARY
+    rows = tokens.reshape(CHAINS, -1)
+    follows = rows[:, 1:][rows[:, :-1] == rows[0, 0]]
+    assert 1 <= len(set(follows.tolist())) <= SUCCESSORS
+
+
+def small(steps: int) -> Size:
+    return Size(width=64, layers=1, batch_tokens=256, steps=steps)
+
+
+def test_a_curve_that_was_cut_is_whole_when_the_run_goes_on(tmp_path: Path) -> None:
+    corpus = chain(1, 10_000)
+    whole = curve(small(6).ours(tmp_path / "whole", corpus, 1, compile=False, precision="int8"), lambda done: None)
+    first = small(6).ours(tmp_path / "parts", corpus, 1, compile=False, precision="int8")
+
+    def stop(done: float) -> None:
+        first.stopping = done >= 0.5
+
+    assert len(curve(first, stop)) == 3
+    assert np.array_equal(curve(small(6).ours(tmp_path / "parts", corpus, 1, compile=False, precision="int8"),
+                                lambda done: None), whole)
+
+
+def test_a_gap_compares_the_last_losses_of_the_same_batches(tmp_path: Path) -> None:
+    row = train_products._gap(GAP, small(20), LabOptions(seed=1), tmp_path)
+    assert row.metric == "train_loss_gap_percent" and row.value is not None and 0 < row.value < 1.0
+    assert row.n == 2 and row.interval is not None and (row.must, row.aim) == (0.5, 0.2)
+
+
+def test_the_long_gap_comes_from_the_ledger_and_a_short_one_stands_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIOS_EXPERIMENTS", str(tmp_path))
+    monkeypatch.setattr(train_products, "LOSS_QUICK", small(4))
+    stored, live = train_products.gap_rows(LabOptions(quick=True, seed=1), tmp_path)
+    assert (stored.value, live.kind) == (None, "live") and stored.missed and not live.missed

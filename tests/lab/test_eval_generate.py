@@ -37,8 +37,8 @@ def test_equality_is_judged_position_by_position() -> None:
     peer = PeerLanguage.open(language.spec, language.tensors)
     assert peer is not None
     prompts = [[1, 2, 3], [7], [90, 5, 5, 5]]
-    row, ties = eval_generate._equality(language, peer, prompts, LabOptions(quick=True))
-    assert (row.value, row.ok) == (1.0, True)
+    row, fast, ties = eval_generate._equality(language, language, peer, prompts, LabOptions(quick=True))
+    assert (row.value, row.ok, fast.value, fast.must) == (1.0, True, 1.0, None)
     assert row.n is not None and row.n + (ties.value or 0) == eval_generate.TOKENS_QUICK
     peer.write(prompts, 3)
 
@@ -50,7 +50,7 @@ def test_equality_is_judged_position_by_position() -> None:
         version = "1"
 
     wrong: Any = Other()
-    row, _ = eval_generate._equality(language, wrong, prompts, LabOptions(quick=True))
+    row, _, _ = eval_generate._equality(language, language, wrong, prompts, LabOptions(quick=True))
     assert row.value is not None and row.value < 1.0 and row.missed
 
 
@@ -66,7 +66,7 @@ def test_without_the_peer_the_musts_are_null_and_our_speed_is_shown(monkeypatch:
     monkeypatch.setattr(eval_generate, "write", lambda language, texts, count: None)
     language: Any = Language()
     language.prompt = lambda request: [1, 2] if isinstance(request, Generate) else State(step=0, steps=0)
-    rows = {row.metric: row for row in eval_generate.rows_of(language, None, LabOptions(quick=True))}
+    rows = {row.metric: row for row in eval_generate.rows_of(language, language, None, LabOptions(quick=True))}
     assert rows["greedy_equal"].value is None and rows["generate_vs_transformers"].value is None
     assert "pip install" in (rows["generate_vs_transformers"].reason or "")
     assert (rows["tokens_per_s_b16"].value or 0) > 0

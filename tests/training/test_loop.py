@@ -19,7 +19,7 @@ from aios.training.distributed import Group
 from aios.training.loop import LoopConfig, Training
 from aios.training.objective import Masked, editable_spans, held_out_bound, masked_losses
 from aios.training.optimiser import AdamW, MuonAdam, orthogonalise
-from aios.training.precision import probe
+from aios.training.precision import Precision, probe
 from aios.training.vocabulary import EOT_ID, MASK_ID
 
 CONFIG = TransformerConfig.of(32, 2, head_dim=16, time_conditioning=False)
@@ -219,6 +219,35 @@ def test_the_probe_answers_and_bf16_learns_too(corpus: Corpus, tmp_path: Path) -
                         objectives={"ar": 1.0}, evaluations=1)  # fmt: skip
     losses = list(Training(network(), corpus, config, tmp_path).run())
     assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_integer_products_follow_the_curve_of_f32(corpus: Corpus, tmp_path: Path) -> None:
+    curves = []
+    precisions: tuple[Precision, ...] = ("f32", "int8")
+    for precision in precisions:
+        config = LoopConfig(seed=1, steps=30, batch_tokens=256, lengths=(16,), compile=False, precision=precision,
+                            objectives={"ar": 1.0}, evaluations=1)  # fmt: skip
+        curves.append(torch.tensor(list(Training(network(), corpus, config, tmp_path).run())))
+    assert not torch.equal(curves[0], curves[1])
+    assert torch.allclose(curves[0], curves[1], rtol=0.02)
+
+
+def test_a_run_in_integers_goes_on_to_the_bit(corpus: Corpus, tmp_path: Path) -> None:
+    config = LoopConfig(seed=1, steps=8, batch_tokens=256, lengths=(16,), compile=False, precision="int8")
+    whole = list(Training(network(), corpus, config, tmp_path).run())
+    (tmp_path / "parts").mkdir()
+    first = Training(network(), corpus, config, tmp_path / "parts")
+    losses = []
+    for loss in first.run():
+        losses.append(loss)
+        first.stopping = len(losses) == 4
+    again = Training(network(), corpus, config, tmp_path / "parts")
+    assert again.resume() and losses + list(again.run()) == whole
+
+
+def test_nothing_but_a_wish_makes_a_run_train_in_integers(corpus: Corpus, tmp_path: Path) -> None:
+    config = LoopConfig(seed=1, steps=8, compile=False, device="cpu")
+    assert config.precision == "auto" and Training(network(), corpus, config, tmp_path).precision in ("f32", "bf16")
 
 
 def test_the_learning_rate_may_fall_like_a_cosine() -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from aios.contracts import Canvas, Denoise, Schedule, Segment, SegmentPrediction
-from aios.diffusion.processes import log_probabilities
+from aios.diffusion.processes import rows_of
 from aios.diffusion.samplers.scheduled import scheduled
 
 
@@ -33,5 +33,6 @@ def confidence(
 
 
 def _surest(segment: Segment, predicted: SegmentPrediction, count: Int[Tensor, " b"]) -> Bool[Tensor, "b s"]:
-    best = log_probabilities(segment, predicted).amax(dim=-1).masked_fill(~segment.masked, -torch.inf)
+    best = torch.full(segment.x.shape, -torch.inf, device=segment.x.device)
+    best[segment.masked] = rows_of(segment, predicted, segment.masked).best()
     return segment.masked & (best.argsort(dim=1, descending=True).argsort(dim=1) < count[:, None])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from aios.contracts import Canvas, Denoise, Schedule
-from aios.diffusion.processes import log_probabilities, token_segments, write
+from aios.diffusion.processes import rows_of, token_segments, write
 
 BUDGET_NATS = 0.1  # of dependence one step may ignore; the paper's quality holds up to about this value
 
@@ -38,8 +38,8 @@ def entropy(
         canvas = canvas.at(t)
         prediction = denoise(canvas)
         for index, segment in token_segments(canvas):
-            log_p = log_probabilities(segment, prediction.segments[index])
-            nats = torch.special.entr(log_p.exp()).sum(dim=-1).masked_fill(~segment.masked, torch.inf)
+            nats = torch.full(segment.x.shape, torch.inf, device=segment.x.device)
+            nats[segment.masked] = rows_of(segment, prediction.segments[index], segment.masked).entropy()
             ascending, order = nats.sort(dim=1)
             fits = (ascending.cumsum(dim=1) - ascending) <= budget_nats
             needed = masked[index] - (started[index] * left_share).round().long()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from aios import _native
 from aios.errors import AiosError
-from aios.lab.parsers import memories, vectors
+from aios.lab.parsers import logits, memories, products, vectors
 from aios.lab.parsers.arguments import Guarded, distorted, wrong_keywords
 from aios.lab.parsers.corpus import Corpus
 
@@ -422,7 +422,7 @@ def _of_memories(make: memories.Make) -> Make:
 
 
 def _of_vectors(make: vectors.Make) -> Make:
-    """A call on an index of vectors."""
+    """A call on an index of vectors, on rows of logits, or of a product."""
     def call(rng: random.Random, bench: Bench) -> Call:
         function, arguments, guarded = make(rng, bench.scratch)
         return Call(call=function, arguments=arguments, guarded=guarded)
@@ -470,7 +470,7 @@ _ENTRIES: dict[str, Make] = {
     "gguf_dequantize": _gguf_dequantize,
     "gguf_pack": _gguf_pack,
     **{name: _of_memories(make) for name, make in memories.MAKERS.items()},
-    **{name: _of_vectors(make) for name, make in vectors.MAKERS.items()},
+    **{name: _of_vectors(make) for name, make in {**vectors.MAKERS, **logits.MAKERS, **products.MAKERS}.items()},
     "WeightFile": _open,
     "WeightFile.names": _plain(_file, "names"),
     "WeightFile.metadata": _plain(_file, "metadata"),

@@ -11,8 +11,9 @@ import torch
 
 from aios.config import Config, Places
 from aios.contracts import Canvas, Head, Modality, OpenModel, Prediction
-from aios.errors import BadInput, ModelCorrupt, ModelError, UnknownArchitecture
+from aios.errors import BadInput, ModelCorrupt, ModelError, ReleaseMismatch, UnknownArchitecture
 from aios.messages import ChatMessage, Diffuse, Infill
+from aios.model.lora import LowRank
 from aios.model.score_network import TextScoreNetwork
 from aios.model.transformer import TransformerConfig
 from aios.registry.registry import Registry
@@ -93,6 +94,28 @@ def written(canvas: Canvas, text: str) -> Canvas:
     x = segment.x.clone()
     x[segment.editable] = torch.tensor([{"_": MASK, "$": EOT}.get(one, ord(one) + 3) for one in text])
     return canvas.put(0, segment.fill(segment.editable, x))
+
+
+def card(**changes: Any) -> LowRank:
+    factors = {"layers.0.attention.out": (torch.ones(2, 16), torch.ones(16, 2))}
+    return LowRank(**{"name": "card", "kind": "diffusion", "release": "0", "alpha": 1.0, "factors": factors,
+                      **changes})
+
+
+def test_a_card_of_the_very_model_is_worn_for_a_request(opened: Any) -> None:
+    canvas, condition = opened.encode(Diffuse(prompt="cat"), 4)
+    with torch.inference_mode():
+        worn, bare = (opened.denoiser(canvas, condition, cards).segments[0].values for cards in ([card()], []))
+        again = opened.denoiser(canvas, condition).segments[0].values
+    assert torch.equal(bare, again)
+    assert not torch.allclose(worn[:, 3:], bare[:, 3:])
+
+
+@pytest.mark.parametrize("other", [{"kind": "ar"}, {"release": "1"}])
+def test_a_card_of_another_model_is_refused(opened: Any, other: dict[str, str]) -> None:
+    canvas, condition = opened.encode(Diffuse(prompt="cat"), 4)
+    with pytest.raises(ReleaseMismatch):
+        opened.denoiser(canvas, condition, [card(**other)])
 
 
 def test_a_prompt_stands_before_the_masks(opened: Any) -> None:

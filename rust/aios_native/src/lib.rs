@@ -11,9 +11,11 @@ mod packed_layer;
 mod packed_matrix;
 mod peak;
 mod quant;
+mod sample;
 mod scanner;
 mod shared;
 mod tokenizer;
+mod train_product;
 mod vectors;
 mod weights;
 
@@ -45,9 +47,13 @@ mod _native {
         quant_dequantize, quant_gptq, quant_hqq, quant_pack, quant_residual, quant_rtn, quant_unpack,
     };
     #[pymodule_export]
+    use super::sample::LogitRows;
+    #[pymodule_export]
     use super::scanner::FrameScanner;
     #[pymodule_export]
     use super::tokenizer::FastTokenizer;
+    #[pymodule_export]
+    use super::train_product::{train_pack, train_packed_len, train_product, train_weight_gradient};
     #[pymodule_export]
     use super::vectors::VectorSearch;
     #[pymodule_export]

@@ -13,12 +13,13 @@ mod tests;
 use std::cell::Cell;
 use std::ops::Range;
 
+use crate::attention::{LANES, QUERIES};
 use crate::fault::{Fault, length};
 use crate::gather::gather;
 use crate::isa::fastest;
 use crate::layer::Linear;
 use crate::matmul::{Matrix, Product, Width, each_chunk, matmul_integer, worth};
-use attention::{Attend, LANES, QUERIES, Turn};
+use attention::{Attend, Turn};
 use maths::{AddNorm, Gelu, Mean};
 
 /// Tokens of a part; 72 to 128 are equally fast. Of more, what lies between two operators leaves the second-level cache;

@@ -9,14 +9,20 @@ pub(crate) mod maths;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
+
 use crate::fault::{Fault, length};
 use crate::isa::fastest;
 use crate::matmul::{Matrix, Product, Width, each_chunk, matmul_integer, worth};
 use crate::order::AXIS_MAX;
-use attention::Attend;
+use attention::{Attend, AttendMany};
 
 /// Values that make a second thread worth waking.
 const VALUES_PER_THREAD: usize = 1 << 14;
+/// Tokens whose queries meet the keys of a head together, which are put in another order for them.
+const PART_TOKENS: usize = 64;
+/// Rows of queries for which that order pays.
+const TILED_ROWS_MIN: usize = 8;
 
 /// Sizes that all layers of a network share.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -329,27 +335,62 @@ impl Step<'_> {
     /// Head after head: the keys and values of one stay in the first-level cache for all tokens of a sequence.
     fn attend(&self, layer: usize, stores: &[Store<'_>], room: &mut Room) {
         let Shape { heads, kv_heads, head_dim, .. } = self.shape;
-        let places: Vec<_> = self
-            .pieces
-            .iter()
-            .flat_map(|piece| (0..piece.count).map(move |place| (piece, piece.seen(place))))
-            .collect();
-        let (size, tokens) = (heads / kv_heads * head_dim, places.len());
-        let seen: usize = places.iter().map(|(_, seen)| seen * heads * head_dim).sum();
+        let (group, tokens) = (heads / kv_heads, self.tokens());
+        let size = group * head_dim;
+        let mut mixed = room.mixed.as_mut_slice();
+        let mut parts = Vec::new();
+        let mut work = 0;
+        for head in 0..kv_heads {
+            let mut token = 0;
+            for piece in self.pieces {
+                for first in (0..piece.count).step_by(PART_TOKENS) {
+                    let count = PART_TOKENS.min(piece.count - first);
+                    let out = mixed.split_off_mut(..count * size).unwrap_or_default();
+                    parts.push(Part { head, piece, first, token: token + first, out });
+                    work += count * piece.seen(first) * size;
+                }
+                token += piece.count;
+            }
+        }
         let query = &room.query;
-        each_chunk(&mut room.mixed, size, worth(seen, VALUES_PER_THREAD, self.threads), |at, out| {
-            let (head, token) = (at / tokens, at % tokens);
-            let (piece, seen) = places[token];
+        each_chunk(&mut parts, 1, worth(work, VALUES_PER_THREAD, self.threads), |_, part| {
+            let Part { head, piece, first, token, out } = &mut part[0];
             let store = &stores[piece.store];
-            let from = self.at(layer, piece, store, head);
-            let span = from..from + seen * head_dim;
-            let (keys, values) = (&store.keys[span.clone()], &store.values[span]);
-            let query = &query[(token * kv_heads + head) * size..][..size];
-            fastest(Attend { query, keys, values, head_dim, out });
+            let from = self.at(layer, piece, store, *head);
+            let seen: Vec<_> = (*first..*first + out.len() / size).map(|place| piece.seen(place)).collect();
+            let span = |seen: &usize| from..from + seen * head_dim;
+            let (query, stride) = (&query[(*token * kv_heads + *head) * size..], kv_heads * size);
+            if seen.len() * group < TILED_ROWS_MIN {
+                for ((seen, query), out) in seen.iter().zip(query.chunks(stride)).zip(out.chunks_mut(size)) {
+                    let (keys, values) = (&store.keys[span(seen)], &store.values[span(seen)]);
+                    fastest(Attend { query: &query[..size], keys, values, head_dim, out });
+                }
+                return;
+            }
+            let all = seen.last().map_or(from..from, span);
+            let (keys, values) = (&store.keys[all.clone()], &store.values[all]);
+            let mut room = ATTENDED.take();
+            let (seen, used) = (seen.as_slice(), &mut room);
+            fastest(AttendMany { query, stride, group, keys, values, head_dim, seen, room: used, out });
+            ATTENDED.set(room);
         });
         for (at, mixed) in room.mixed.chunks_exact(size).enumerate() {
             let (head, token) = (at / tokens, at % tokens);
             room.query[(token * kv_heads + head) * size..][..size].copy_from_slice(mixed);
         }
     }
+}
+
+/// Some tokens of a piece, the first of them at `first` of it and at `token` of the step, and what one head makes of them.
+struct Part<'a> {
+    head: usize,
+    piece: &'a Piece,
+    first: usize,
+    token: usize,
+    out: &'a mut [f32],
+}
+
+thread_local! {
+    /// What the tiles of the last part have worked in.
+    static ATTENDED: Cell<attention::Room> = Cell::new(attention::Room::default());
 }

@@ -6,6 +6,7 @@
 
 #![deny(unsafe_code)]
 
+mod attention;
 pub mod encoder;
 pub mod fault;
 #[allow(unsafe_code)]
@@ -22,6 +23,8 @@ pub mod matmul;
 pub mod order;
 pub mod pack;
 pub mod rtn;
+pub mod sample;
 pub mod threads;
+pub mod train;
 
 use aios_half as half;

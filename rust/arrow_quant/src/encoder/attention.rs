@@ -1,12 +1,8 @@
 //! Attention of a few neighbouring tokens over their whole text.
 
+use crate::attention::{LANES, QUERIES, product, softmax, turn};
 use crate::isa::Work;
-use crate::layer::maths::{exp, sum};
 
-/// Floats that are summed side by side.
-pub(super) const LANES: usize = 8;
-/// Tokens that look at their text together: each key and value that is read serves all of them.
-pub(super) const QUERIES: usize = 4;
 
 /// Puts the keys of a text in the order in which scores read them: keys [hidden][tokens], padded with zeros.
 pub(super) struct Turn<'a> {
@@ -20,15 +16,7 @@ impl Work for Turn<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let padded = self.keys.len() / self.hidden;
-        let tokens = self.wide.len() / (3 * self.hidden);
-        for (column, keys) in self.keys.chunks_exact_mut(padded).enumerate() {
-            let rows = self.wide[self.hidden + column..].iter().step_by(3 * self.hidden);
-            for (key, x) in keys.iter_mut().zip(rows) {
-                *key = *x;
-            }
-            keys[tokens..].fill(0.0);
-        }
+        turn(&self.wide[self.hidden..], 3 * self.hidden, self.hidden, self.keys);
     }
 }
 
@@ -62,7 +50,7 @@ impl Work for Attend<'_> {
                 std::array::from_fn(|row| &wide[token(row) * 3 * hidden + head..][..head_dim]);
             let keys = &keys[head * padded..][..head_dim * padded];
             for part in 0..padded / LANES {
-                let sums = product(queries, keys, padded, part);
+                let sums = product(queries, keys, padded, part * LANES);
                 for (sums, scores) in sums.iter().zip(scores.chunks_exact_mut(padded)) {
                     for (score, sum) in scores.as_chunks_mut::<LANES>().0[part].iter_mut().zip(sums) {
                         *score = sum * factor;
@@ -77,7 +65,7 @@ impl Work for Attend<'_> {
             let weights: [&[f32]; QUERIES] = std::array::from_fn(|row| &scores[row * padded..][..tokens]);
             let values = &wide[2 * hidden + head..];
             for part in 0..head_dim / LANES {
-                let sums = product(weights, values, 3 * hidden, part);
+                let sums = product(weights, values, 3 * hidden, part * LANES);
                 let mixed = out.chunks_exact_mut(hidden).zip(sums.iter().zip(shares));
                 for (out, (sums, share)) in mixed {
                     for (out, sum) in out[head..].as_chunks_mut::<LANES>().0[part].iter_mut().zip(sums) {
@@ -87,37 +75,4 @@ impl Work for Attend<'_> {
             }
         }
     }
-}
-
-/// For each of four rows: the sum over i of row[i] times eight neighbours of row i of a matrix of the given stride.
-#[inline(always)]
-fn product(rows: [&[f32]; QUERIES], matrix: &[f32], stride: usize, part: usize) -> [[f32; LANES]; QUERIES] {
-    let mut sums = [[0.0; LANES]; QUERIES];
-    let [a, b, c, d] = rows;
-    let factors = a.iter().zip(b).zip(c).zip(d);
-    for ((((a, b), c), d), line) in factors.zip(matrix.chunks(stride)) {
-        let line = &line.as_chunks::<LANES>().0[part];
-        for (sums, factor) in sums.iter_mut().zip([a, b, c, d]) {
-            for lane in 0..LANES {
-                sums[lane] += factor * line[lane];
-            }
-        }
-    }
-    sums
-}
-
-/// Turns scores into their exponentials, the largest of which is 1, and returns the sum of these.
-#[inline(always)]
-fn softmax(scores: &mut [f32]) -> f32 {
-    let mut largest = [f32::MIN; LANES];
-    for scores in scores.as_chunks::<LANES>().0 {
-        for lane in 0..LANES {
-            largest[lane] = if scores[lane] > largest[lane] { scores[lane] } else { largest[lane] };
-        }
-    }
-    let largest = largest.iter().fold(f32::MIN, |largest, &score| largest.max(score));
-    for score in &mut *scores {
-        *score = exp(*score - largest);
-    }
-    sum(scores)
 }

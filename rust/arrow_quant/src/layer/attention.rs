@@ -1,8 +1,9 @@
-//! One token's queries of a group of heads against the keys that they share.
+//! Queries of a group of heads against the keys that they share: one token's, or those of many tokens.
 
 use std::hint::black_box;
 
 use super::maths::{exp, sum};
+use crate::attention::{LANES, QUERIES, product, softmax, turn};
 use crate::isa::Work;
 
 /// out (g, head dim) = softmax(query keys^T / sqrt(head dim)) values, for g queries (g, head dim) and one key head.
@@ -49,6 +50,94 @@ impl Work for Attend<'_> {
             mix(scores, self.values, out);
         }
     }
+}
+
+/// What one thread's tiles work in.
+#[derive(Default)]
+pub(super) struct Room {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    scores: Vec<f32>,
+    mixed: Vec<f32>,
+}
+
+/// The same as `Attend` for the tokens of a piece, of which token i sees the first `seen[i]` keys.
+///
+/// query (tokens, stride) holds the g queries of a token at its beginning, and so does out (tokens, g, head dim).
+pub(super) struct AttendMany<'a> {
+    pub query: &'a [f32],
+    pub stride: usize,
+    pub group: usize,
+    pub keys: &'a [f32],
+    pub values: &'a [f32],
+    pub head_dim: usize,
+    pub seen: &'a [usize],
+    pub room: &'a mut Room,
+    pub out: &'a mut [f32],
+}
+
+impl Work for AttendMany<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let AttendMany { query, stride, group, keys, values, head_dim, seen, room, out } = self;
+        let all = keys.len() / head_dim;
+        let (padded, wide) = (all.next_multiple_of(LANES), head_dim.next_multiple_of(LANES));
+        room.keys.resize(head_dim * padded, 0.0);
+        turn(keys, head_dim, head_dim, &mut room.keys);
+        let values = if wide == head_dim { values } else { widened(values, head_dim, wide, &mut room.values) };
+        room.scores.resize(QUERIES * padded, 0.0);
+        room.mixed.resize(QUERIES * wide, 0.0);
+        let factor = 1.0 / (head_dim as f32).sqrt();
+        let rows = seen.len() * group;
+        for (tile, out) in out.chunks_mut(QUERIES * head_dim).enumerate() {
+            // Where fewer rows are left, the last one stands in for the missing ones.
+            let row = |at: usize| (tile * QUERIES + at).min(rows - 1);
+            let queries: [&[f32]; QUERIES] = std::array::from_fn(|at| {
+                &query[row(at) / group * stride + row(at) % group * head_dim..][..head_dim]
+            });
+            let reach: [usize; QUERIES] = std::array::from_fn(|at| seen[row(at) / group]);
+            let most = reach.iter().fold(0, |most, &seen| most.max(seen));
+            let used = most.next_multiple_of(LANES);
+            for column in (0..used).step_by(LANES) {
+                let sums = product(queries, &room.keys, padded, column);
+                for (sums, scores) in sums.iter().zip(room.scores.chunks_exact_mut(padded)) {
+                    for (score, sum) in scores[column..column + LANES].iter_mut().zip(sums) {
+                        *score = sum * factor;
+                    }
+                }
+            }
+            let mut shares = [0.0; QUERIES];
+            for ((share, scores), seen) in shares.iter_mut().zip(room.scores.chunks_exact_mut(padded)).zip(reach) {
+                scores[seen..used].fill(f32::MIN);
+                *share = 1.0 / softmax(&mut scores[..used]);
+            }
+            let weights: [&[f32]; QUERIES] = std::array::from_fn(|at| &room.scores[at * padded..][..most]);
+            for column in (0..wide).step_by(LANES) {
+                let sums = product(weights, values, wide, column);
+                for ((sums, share), mixed) in sums.iter().zip(shares).zip(room.mixed.chunks_exact_mut(wide)) {
+                    for (mixed, sum) in mixed[column..column + LANES].iter_mut().zip(sums) {
+                        *mixed = sum * share;
+                    }
+                }
+            }
+            for (out, mixed) in out.chunks_exact_mut(head_dim).zip(room.mixed.chunks_exact(wide)) {
+                out.copy_from_slice(&mixed[..head_dim]);
+            }
+        }
+    }
+}
+
+/// The rows of values with zeros behind each of them.
+#[inline(always)]
+fn widened<'a>(values: &[f32], head_dim: usize, wide: usize, into: &'a mut Vec<f32>) -> &'a [f32] {
+    into.resize(values.len() / head_dim * wide, 0.0);
+    for (into, value) in into.chunks_exact_mut(wide).zip(values.chunks_exact(head_dim)) {
+        into[..head_dim].copy_from_slice(value);
+        into[head_dim..].fill(0.0);
+    }
+    into
 }
 
 /// out (head dim) = the sum of the rows of values, each times its share.

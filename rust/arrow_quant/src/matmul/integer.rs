@@ -53,8 +53,8 @@ impl Scratch {
         debug_assert!(rank <= RANK_MAX);
         Scratch {
             steps: vec![Step([0; PANEL_ROWS]); if rows == 1 { 0 } else { STEPS }],
-            floats: vec![[0.0; PANEL_ROWS]; rank],
-            sums: vec![[0.0; PANEL_ROWS]; rows],
+            floats: vec![Lanes::ZERO; rank],
+            sums: vec![Lanes::ZERO; rows],
         }
     }
 }
@@ -91,7 +91,7 @@ pub(crate) fn affine<V: Words>(w: &Matrix<'_>, panel: usize, group: usize, into:
         }
         None => {
             let middle = f32::from(w.packed().layout.middle());
-            for (zero, scale) in into.1.iter_mut().zip(&into.0) {
+            for (zero, scale) in into.1.iter_mut().zip(into.0.iter()) {
                 *zero = -(scale * middle); // exact, as is every product of a scale (11 bits) and a code
             }
         }
@@ -150,15 +150,39 @@ pub(crate) struct Chunk<'a> {
     reach: u16,
 }
 
-/// One way of summing the products of a group, `run` steps of which fit a half.
+/// What the sums of a group become: the factors of H rows of x, the group's affines, and the sums over groups.
+pub(crate) struct Ends<'a, const H: usize> {
+    pub scales_x: &'a [f32; H],
+    pub totals: &'a [f32; H],
+    pub affine: &'a Affine,
+    pub sums: &'a mut [Lanes; H],
+}
+
+impl<const H: usize> Ends<'_, H> {
+    /// Adds the integer sums of one half of the panel.
+    #[inline(always)]
+    pub fn add<V: Words>(self, held: &Held<V, H>, half: usize) {
+        let (scales, zeros) = (self.affine.0.as_chunks().0, self.affine.1.as_chunks().0);
+        for part in 2 * half..2 * half + 2 {
+            for h in 0..H {
+                let into = &mut self.sums[h].as_chunks_mut().0[part];
+                let held = held[h][part - 2 * half];
+                held.finish(self.scales_x[h], self.totals[h], &scales[part], &zeros[part], into);
+            }
+        }
+    }
+}
+
+/// One way of adding a group's products, `run` steps of which fit a half.
 trait Products {
-    /// Sums over all steps, for half of the panel's rows.
-    fn sums<V: Words, const H: usize>(
+    /// Adds those of half of the panel's rows.
+    fn add<V: Words, const H: usize>(
         words: &[[u32; H]],
         steps: &[Step],
         half: usize,
         run: usize,
-    ) -> Held<V, H>;
+        ends: Ends<'_, H>,
+    );
 }
 
 /// Adds the products of a chunk of columns and a tile of H rows.
@@ -182,10 +206,10 @@ fn groups<V: Words, P: Products, const H: usize>(steps: &[Step], chunk: &Chunk<'
         (chunk.words.as_chunks::<H>().0, chunk.scales.as_chunks::<H>().0, chunk.totals.as_chunks::<H>().0);
     let groups = words.chunks(chunk.group_steps).zip(steps.chunks(chunk.group_steps));
     let known = scales.iter().zip(totals).zip(chunk.affines);
-    for ((words, steps), ((scales, totals), affine)) in groups.zip(known) {
+    for ((words, steps), ((scales_x, totals), affine)) in groups.zip(known) {
         for half in 0..2 {
-            let held = P::sums::<V, H>(words, steps, half, chunk.run);
-            finish(&held, (scales, totals), affine, half, &mut sums[0]);
+            let ends = Ends { scales_x, totals, affine, sums: &mut sums[0] };
+            P::add::<V, H>(words, steps, half, chunk.run, ends);
         }
     }
 }
@@ -195,13 +219,14 @@ struct Pairs;
 
 impl Products for Pairs {
     #[inline(always)]
-    fn sums<V: Words, const H: usize>(
+    fn add<V: Words, const H: usize>(
         words: &[[u32; H]],
         steps: &[Step],
         half: usize,
         _: usize,
-    ) -> Held<V, H> {
-        V::sum_pairs(words, steps, half)
+        ends: Ends<'_, H>,
+    ) {
+        V::pairs(words, steps, half, ends);
     }
 }
 
@@ -210,13 +235,14 @@ struct Bounded;
 
 impl Products for Bounded {
     #[inline(always)]
-    fn sums<V: Words, const H: usize>(
+    fn add<V: Words, const H: usize>(
         words: &[[u32; H]],
         steps: &[Step],
         half: usize,
         _: usize,
-    ) -> Held<V, H> {
-        V::sum_products(words, steps, half)
+        ends: Ends<'_, H>,
+    ) {
+        V::products(words, steps, half, ends);
     }
 }
 
@@ -225,17 +251,14 @@ struct Bytes;
 
 impl Products for Bytes {
     #[inline(always)]
-    fn sums<V: Words, const H: usize>(
+    fn add<V: Words, const H: usize>(
         words: &[[u32; H]],
         steps: &[Step],
         half: usize,
         _: usize,
-    ) -> Held<V, H> {
-        let mut held = V::sum_bytes(words, steps, half);
-        for held in &mut held {
-            *held = [held[0].across(), held[1].across()]; // a closure would not be compiled for the instructions
-        }
-        held
+        ends: Ends<'_, H>,
+    ) {
+        V::bytes(words, steps, half, ends);
     }
 }
 
@@ -244,38 +267,21 @@ struct Runs;
 
 impl Products for Runs {
     #[inline(always)]
-    fn sums<V: Words, const H: usize>(
+    fn add<V: Words, const H: usize>(
         words: &[[u32; H]],
         steps: &[Step],
         half: usize,
         run: usize,
-    ) -> Held<V, H> {
+        ends: Ends<'_, H>,
+    ) {
         let mut whole = [[V::splat(0); 2]; H];
         for (words, steps) in words.chunks(run).zip(steps.chunks(run)) {
-            let more = Bytes::sums::<V, H>(words, steps, half, run);
+            let more = V::sum_bytes(words, steps, half);
             for h in 0..H {
-                whole[h] = [whole[h][0].add(more[h][0]), whole[h][1].add(more[h][1])];
+                whole[h] = [whole[h][0].add(more[h][0].across()), whole[h][1].add(more[h][1].across())];
             }
         }
-        whole
-    }
-}
-
-/// Adds the integer sums of one group and one half of the panel.
-#[inline(always)]
-fn finish<V: Words, const H: usize>(
-    held: &Held<V, H>,
-    (scales_x, totals): (&[f32; H], &[f32; H]),
-    affine: &Affine,
-    half: usize,
-    sums: &mut [Lanes; H],
-) {
-    let (scales, zeros) = (affine.0.as_chunks().0, affine.1.as_chunks().0);
-    for part in 2 * half..2 * half + 2 {
-        for h in 0..H {
-            let into = &mut sums[h].as_chunks_mut().0[part];
-            held[h][part - 2 * half].finish(scales_x[h], totals[h], &scales[part], &zeros[part], into);
-        }
+        ends.add(&whole, half);
     }
 }
 
@@ -289,11 +295,11 @@ pub(crate) fn panel<V: Words, R: Registers, const BITS: usize>(
     scratch: &mut Scratch,
 ) {
     let Scratch { steps: unpacked, floats, sums } = scratch;
-    sums.fill([0.0; PANEL_ROWS]);
+    sums.fill(Lanes::ZERO);
     let (group_size, form) = (x.group_size, x.form);
     let blocks = w.blocks(panel);
     let group_steps = group_size / 4 * form.words();
-    let mut affines = [([0.0; PANEL_ROWS], [0.0; PANEL_ROWS]); GROUPS];
+    let mut affines = [(Lanes::ZERO, Lanes::ZERO); GROUPS];
     for (chunk, blocks) in blocks.chunks(STEPS * BITS / 8 / form.words()).enumerate() {
         unpack::<V, BITS>(blocks, form, unpacked);
         let steps = &unpacked[..blocks.len() * (8 / BITS) * form.words()];

@@ -47,7 +47,7 @@ impl Scratch {
     /// Room for `rows` rows of x; one row needs no unpacked weights.
     pub fn new(rows: usize) -> Self {
         let depth = if rows == 1 { 0 } else { DEPTH.max(RANK_MAX) };
-        Scratch { weights: vec![[0.0; PANEL_ROWS]; depth], sums: vec![[0.0; PANEL_ROWS]; rows] }
+        Scratch { weights: vec![Lanes::ZERO; depth], sums: vec![Lanes::ZERO; rows] }
     }
 }
 
@@ -84,7 +84,7 @@ fn column<const BITS: usize, R: Registers>(
     (scale, zero): &(Lanes, Lanes),
 ) -> Lanes {
     let shift = 8 * (j % 4) + BITS * (j / 4);
-    let mut weights = [0.0; PANEL_ROWS];
+    let mut weights = Lanes::ZERO;
     for r in 0..PANEL_ROWS {
         let code = (words[r] >> shift) & ((1 << BITS) - 1);
         weights[r] = fma::<R>(scale[r], code as i32 as f32, zero[r]); // signed: AVX2 converts no unsigned words
@@ -143,10 +143,10 @@ pub(crate) fn single<const BITS: usize, const PER_BLOCK: usize, R: Registers>(
     scratch: &mut Scratch,
 ) {
     let group_size = w.packed().layout.group_size();
-    let mut sums = [0.0; PANEL_ROWS];
+    let mut sums = Lanes::ZERO;
     let groups = w.blocks(panel).chunks(group_size / PER_BLOCK).zip(inputs.x.chunks(group_size));
     for (group, (blocks, x)) in groups.enumerate() {
-        let mut codes = [0.0; PANEL_ROWS];
+        let mut codes = Lanes::ZERO;
         let (whole, rest) = x.as_chunks::<PER_BLOCK>();
         for (block, x) in blocks.iter().zip(whole) {
             add_codes::<BITS, PER_BLOCK, R>(block, x, &mut codes);
@@ -254,7 +254,7 @@ pub(crate) fn many<const BITS: usize, const PER_BLOCK: usize, R: Registers>(
     scratch: &mut Scratch,
 ) {
     let Scratch { weights, sums } = scratch;
-    sums.fill([0.0; PANEL_ROWS]);
+    sums.fill(Lanes::ZERO);
     let columns = w.columns();
     for from in (0..columns).step_by(DEPTH) {
         unpack::<BITS, PER_BLOCK, R>(w, panel, from, weights);

@@ -1,12 +1,40 @@
 //! A packed matrix with its residual, checked once.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::fault::{Fault, length};
 use crate::half::widen;
 use crate::order::{BLOCK_BYTES, PANEL_ROWS, RANK_MAX};
 use crate::pack::Packed;
 
 /// One value for each row of a panel: a column's weights, or sums over a panel.
-pub type Lanes = [f32; PANEL_ROWS];
+///
+/// On cache lines of its own: vectors that lie across two of them take twice as long, and what was just stored there
+/// comes back slowly.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Lanes([f32; PANEL_ROWS]);
+
+impl Lanes {
+    /// Nothing yet.
+    pub const ZERO: Lanes = Lanes([0.0; PANEL_ROWS]);
+}
+
+impl Deref for Lanes {
+    type Target = [f32; PANEL_ROWS];
+
+    #[inline(always)]
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Lanes {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
 
 /// One f16 for each row of a panel.
 pub(crate) type Halves = [u16; PANEL_ROWS];
@@ -79,7 +107,8 @@ impl<'a> Matrix<'a> {
         let at = panel * self.packed.layout.groups() + group;
         let lanes = |values: &[u16]| values.as_chunks::<PANEL_ROWS>().0[at].map(widen);
         let scale = lanes(self.packed.scales);
-        (scale, self.packed.zeros.map_or_else(|| scale.map(|scale| self.zero(scale)), lanes))
+        let zero = self.packed.zeros.map_or_else(|| scale.map(|scale| self.zero(scale)), lanes);
+        (Lanes(scale), Lanes(zero))
     }
 
     /// The scales, and the zeros where there are any, of a panel's rows in one group.

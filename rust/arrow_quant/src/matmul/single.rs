@@ -24,8 +24,8 @@ pub(crate) fn single<V: Words, R: Registers, const BITS: usize>(
     low: &[f32],
     scratch: &mut Scratch,
 ) {
-    let mut sums: Lanes = [0.0; PANEL_ROWS];
-    let mut known: Affine = ([0.0; PANEL_ROWS], [0.0; PANEL_ROWS]);
+    let mut sums = Lanes::ZERO;
+    let mut known: Affine = (Lanes::ZERO, Lanes::ZERO);
     let group_blocks = x.group_size * BITS / 32;
     let group_words = x.group_size / 4 * x.form.words();
     let Some(tile) = x.tiles().next() else { return };

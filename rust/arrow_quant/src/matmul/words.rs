@@ -7,7 +7,7 @@
 pub(crate) mod x86;
 
 use super::activations::Form;
-use super::integer::{Chunk, Step, tile};
+use super::integer::{Chunk, Ends, Step, tile};
 use super::kernel::{Narrow, Registers};
 use super::matrix::Lanes;
 use crate::half::widen;
@@ -56,46 +56,50 @@ pub(crate) trait Words: Copy {
     fn widen(halves: &[u16; WIDTH]) -> Numbers;
     /// Asks for the cache line of an address, which need not exist, ahead of its use.
     fn prefetch(address: *const u8);
-    /// `add_pairs` of all steps: words of x [step][row] times one half of the panel's rows.
-    fn sum_pairs<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
-        let mut held = [[Self::splat(0); 2]; H];
-        for (x, step) in words.iter().zip(steps) {
-            for (held, &x) in held.iter_mut().zip(x) {
-                for (held, codes) in held.iter_mut().zip(step.half(half)) {
-                    *held = held.add_pairs(Self::load(codes), Self::splat(x));
-                }
-            }
-        }
-        held
-    }
-    /// The same by `add_bytes`.
+    /// `add_bytes` of all steps: words of x [step][row] times one half of the panel's rows.
     fn sum_bytes<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
-        let mut held = [[Self::splat(0); 2]; H];
-        for (x, step) in words.iter().zip(steps) {
-            for (held, &x) in held.iter_mut().zip(x) {
-                for (held, codes) in held.iter_mut().zip(step.half(half)) {
-                    *held = held.add_bytes(Self::load(codes), Self::splat(x));
-                }
-            }
-        }
-        held
+        sum(words, steps, half, Self::add_bytes)
     }
-    /// The same by `add_products`.
-    fn sum_products<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
-        let mut held = [[Self::splat(0); 2]; H];
-        for (x, step) in words.iter().zip(steps) {
-            for (held, &x) in held.iter_mut().zip(x) {
-                for (held, codes) in held.iter_mut().zip(step.half(half)) {
-                    *held = held.add_products(Self::load(codes), Self::splat(x), Self::splat(0x0001_0001));
-                }
-            }
+    /// A whole group of pairs: `add_pairs` of all steps, then `Ends::add`.
+    fn pairs<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize, ends: Ends<'_, H>) {
+        ends.add(&sum(words, steps, half, Self::add_pairs), half);
+    }
+    /// The same by `add_bytes`: of bytes all of whose products fit a half together.
+    fn bytes<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize, ends: Ends<'_, H>) {
+        let mut held = Self::sum_bytes(words, steps, half);
+        for held in &mut held {
+            *held = [held[0].across(), held[1].across()]; // a closure would not be compiled for the instructions
         }
-        held
+        ends.add(&held, half);
+    }
+    /// The same by `add_products`: of bytes of which two products fit a half.
+    fn products<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize, ends: Ends<'_, H>) {
+        let ones = Self::splat(0x0001_0001);
+        ends.add(&sum(words, steps, half, |held: Self, codes, x| held.add_products(codes, x, ones)), half);
     }
     /// Rows of the highest tile of activations of this form.
     fn height_max(form: Form) -> usize;
     /// `integer::tile` for a height, compiled by itself: in one large function its loops would lack registers.
     fn tile(height: usize, steps: &[Step], chunk: &Chunk<'_>, sums: &mut [Lanes]);
+}
+
+/// Sums over all steps.
+#[inline(always)]
+fn sum<V: Words, const H: usize>(
+    words: &[[u32; H]],
+    steps: &[Step],
+    half: usize,
+    add: impl Fn(V, V, V) -> V,
+) -> Held<V, H> {
+    let mut held = [[V::splat(0); 2]; H];
+    for (x, step) in words.iter().zip(steps) {
+        for (held, &x) in held.iter_mut().zip(x) {
+            for (held, codes) in held.iter_mut().zip(step.half(half)) {
+                *held = add(*held, V::load(codes), V::splat(x));
+            }
+        }
+    }
+    held
 }
 
 /// Any machine.

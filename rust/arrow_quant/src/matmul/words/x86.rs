@@ -5,7 +5,7 @@ mod loops;
 use std::arch::x86_64::*;
 
 use super::super::activations::Form;
-use super::super::integer::{Chunk, Step, tile};
+use super::super::integer::{Chunk, Ends, Step, tile};
 use super::super::kernel::{Registers, Wide};
 use super::super::matrix::Lanes;
 use super::{Held, Numbers, WIDTH, Words};
@@ -159,13 +159,6 @@ impl Words for Ymm {
     }
 
     #[inline(always)]
-    fn sum_pairs<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
-        let (steps, words, rounds) = rounds(words, steps, half);
-        // SAFETY: the caller was compiled for avx2; `rounds` says what is there.
-        held(unsafe { loops::sum_pairs(H, steps, words, rounds) })
-    }
-
-    #[inline(always)]
     fn sum_bytes<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
         let (steps, words, rounds) = rounds(words, steps, half);
         // SAFETY: the caller was compiled for avx2; `rounds` says what is there.
@@ -173,10 +166,24 @@ impl Words for Ymm {
     }
 
     #[inline(always)]
-    fn sum_products<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize) -> Held<Self, H> {
+    fn pairs<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize, ends: Ends<'_, H>) {
         let (steps, words, rounds) = rounds(words, steps, half);
-        // SAFETY: the caller was compiled for avx2; `rounds` says what is there.
-        held(unsafe { loops::sum_products(H, steps, words, rounds) })
+        // SAFETY: the caller was compiled for avx2 and fma; `rounds` and `pointers` say what is there.
+        unsafe { loops::pairs(H, steps, words, rounds, &pointers(ends, half)) }
+    }
+
+    #[inline(always)]
+    fn bytes<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize, ends: Ends<'_, H>) {
+        let (steps, words, rounds) = rounds(words, steps, half);
+        // SAFETY: the caller was compiled for avx2 and fma; `rounds` and `pointers` say what is there.
+        unsafe { loops::bytes(H, steps, words, rounds, &pointers(ends, half)) }
+    }
+
+    #[inline(always)]
+    fn products<const H: usize>(words: &[[u32; H]], steps: &[Step], half: usize, ends: Ends<'_, H>) {
+        let (steps, words, rounds) = rounds(words, steps, half);
+        // SAFETY: the caller was compiled for avx2 and fma; `rounds` and `pointers` say what is there.
+        unsafe { loops::products(H, steps, words, rounds, &pointers(ends, half)) }
     }
 
     #[inline(always)]
@@ -211,6 +218,20 @@ fn rounds<const H: usize>(
     let rounds = words.len().min(steps.len()) / loops::ROUND;
     assert!(rounds > 0 && half < 2 && steps.len().is_multiple_of(loops::ROUND), "groups are whole rounds");
     (steps.as_ptr().cast::<u32>().wrapping_add(2 * WIDTH * half), words.as_ptr().cast(), rounds)
+}
+
+/// The ends of a group for one half of the panel, which `rounds` has seen to be 0 or 1.
+#[inline(always)]
+fn pointers<const H: usize>(ends: Ends<'_, H>, half: usize) -> loops::Ends {
+    let Ends { scales_x, totals, affine, sums } = ends;
+    let at = 2 * WIDTH * half;
+    loops::Ends {
+        scales_x: scales_x.as_ptr(),
+        totals: totals.as_ptr(),
+        scales: affine.0.as_ptr().wrapping_add(at),
+        zeros: affine.1.as_ptr().wrapping_add(at),
+        sums: sums.as_mut_ptr().cast::<f32>().wrapping_add(at),
+    }
 }
 
 /// The sums of the rows that there are.
