@@ -278,7 +278,7 @@ class SamplingDefaults:
     """A head's own defaults, used where the request says nothing.
 
     block: tokens that are finished before the next ones are begun, on canvases that are written onward; 0: all at once.
-    infill_sampler: for gaps with a text behind them, where it is another one.
+    infill_sampler, infill_temperature: for gaps with a text behind them, where they are others.
     """
 
     sampler: str
@@ -287,6 +287,7 @@ class SamplingDefaults:
     length: int
     block: int = 0
     infill_sampler: str | None = None
+    infill_temperature: float | None = None
 
 
 class Head(Protocol):
@@ -305,7 +306,11 @@ class Head(Protocol):
 
 
 class OpenHead(Protocol):
-    """A head with its weights: turns requests into canvases and canvases into parts."""
+    """A head with its weights: turns requests into canvases and canvases into parts.
+
+    One that knows the grammar of what it writes may have `flawed(canvas, attempt) -> Tensor | None`: where (b, s) a
+    finished canvas must be written anew because it breaks that grammar, the wider the more attempts came before.
+    """
 
     model: OpenModel
     denoiser: Denoiser

@@ -20,6 +20,7 @@ FORMAT_VERSION = 1
 TEXTS_PER_ENCODE_MAX = 4096       # 4,096 x 384 f32 is 6 MiB: the answer fits one frame
 PROMPT_CHARS_MAX = 1 << 20        # a long book chapter; the model's context is far below it
 LENGTH_TOKENS_MAX = 4096          # a canvas of this size still takes well under a gigabyte
+REPAIRS_MAX = 256                 # what so many have not mended stays as it is
 STEPS_MAX = 4096                  # never more useful than one step a token
 NEW_TOKENS_MAX = 1 << 17          # the longest contexts of the models at hand
 CHAT_MESSAGES_MAX = 1024          # a day's conversation; its characters are limited as those of a prompt
@@ -105,6 +106,7 @@ class Infill(Sampling):
     suffix: str
     modality: str = "text"
     model: str | None = None
+    repairs: int | None = None    # how often code that breaks its grammar may be written anew; 0: never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +276,8 @@ class Verdict:
     plugin: str | None = None          # the head that answered
     filters: dict[str, float] | None = None   # of an autoregressive model: top_k, top_p and their like
     memories: tuple[int, ...] = ()     # ids of the passages that were in sight
+    repairs: int = 0                   # how often a part was written anew, because it broke the language's grammar
+    flawed: bool = False               # whether what was written still does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,6 +347,7 @@ def check(request: Request) -> None:
             _check_diffuse(request)
             longest = _chars(request)
         else:
+            _check_range("repairs", request.repairs, 0, REPAIRS_MAX)
             longest = len(request.prefix) + len(request.suffix)
     if longest > PROMPT_CHARS_MAX:
         raise BadInput(f"{longest} characters; the limit is {PROMPT_CHARS_MAX}", remedy="shorten the text")

@@ -20,6 +20,7 @@ COMPARED_TEXTS_MAX = 12   # a wider table of similarities fits no terminal
 
 Length = Annotated[int | None, typer.Option(help="New tokens at most.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
+Repairs = Annotated[int | None, typer.Option(help="How often code that breaks its grammar may be written anew.")]
 Sampler = Annotated[str | None, typer.Option(help="ancestral, confidence or entropy.")]
 Temperature = Annotated[float | None, typer.Option(help="Of the token distribution; 0 takes the most likely.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed gives the same text; drawn and shown when absent.")]
@@ -56,8 +57,8 @@ def infill(
     prefix: Annotated[str, typer.Argument(help="The text before the gap; - reads standard input.")],
     suffix: Annotated[str, typer.Argument(help="The text after the gap.")],
     modality: Modality = "text", length: Length = None, steps: Steps = None, sampler: Sampler = None,
-    temperature: Temperature = None, seed: Seed = None, model: Model = None, watch: Watch = False,
-    json: Json = False,
+    temperature: Temperature = None, seed: Seed = None, repairs: Repairs = None, model: Model = None,
+    watch: Watch = False, json: Json = False,
 ) -> None:
     """Write what stands between a head and a tail.
 
@@ -65,8 +66,8 @@ def infill(
     """
     prefix = text_argument(prefix)
     sampling = {"length": length, "steps": steps, "sampler": sampler, "temperature": temperature, "seed": seed}
-    response = _generate("infill", {"prefix": prefix, "suffix": whole(suffix), "modality": modality,
-                                    "model": model, **sampling}, watch=watch, as_json=json)
+    response = _generate("infill", {"prefix": prefix, "suffix": whole(suffix), "modality": modality, "model": model,
+                                    "repairs": repairs, **sampling}, watch=watch, as_json=json)
     render.emit(response.to_json(), json, lambda: _show_answer(prefix, response, suffix))
 
 
@@ -154,7 +155,9 @@ def show_cost(response: Response) -> None:
     seed = f", seed {response.seed}" if response.seed is not None else ""
     used = f", memories {', '.join(map(str, verdict.memories))}" if verdict.memories else ""
     tokens = f"{usage.completion_tokens} tokens, {usage.steps} steps, " if usage.steps else ""
-    render.remark(f"({tokens}{render.duration(usage.compute_ms / 1000)}, {verdict.model}{seed}{used})")
+    mended = f", {verdict.repairs} repairs" if verdict.repairs else ""
+    flawed = ", which breaks the grammar" if verdict.flawed else ""
+    render.remark(f"({tokens}{render.duration(usage.compute_ms / 1000)}, {verdict.model}{seed}{used}{mended}{flawed})")
 
 
 def _vectors(response: Response) -> list[list[float]]:

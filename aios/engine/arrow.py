@@ -90,11 +90,15 @@ class ArrowEngine:
 
     def infill(self, prefix: str, suffix: str, *, modality: str = "text", length: int | None = None,
                steps: int | None = None, sampler: str | None = None, temperature: float | None = None,
-               seed: int | None = None, model: str | None = None, on_state: Callable[[State], object] | None = None,
+               seed: int | None = None, repairs: int | None = None, model: str | None = None,
+               on_state: Callable[[State], object] | None = None,
                cancel: Callable[[], bool] | None = None) -> Response:
-        """Write `length` tokens between a head and a tail; `on_state` and `cancel` as in `diffuse`."""
+        """Write `length` tokens between a head and a tail; `on_state` and `cancel` as in `diffuse`.
+
+        Code that breaks its grammar is written anew up to `repairs` times; the verdict says how often.
+        """
         request = Infill(prefix=prefix, suffix=suffix, modality=modality, length=length, steps=steps, sampler=sampler,
-                         temperature=temperature, seed=seed, model=model)
+                         temperature=temperature, seed=seed, repairs=repairs, model=model)
         return _finish(self.ask(request), on_state, cancel)
 
     def generate(self, prompt: str = "", *, messages: Sequence[ChatMessage | Mapping[str, str]] | None = None,

@@ -1,9 +1,9 @@
-"""Plan -> Response: encode, denoise step by step, decode."""
+"""Plan -> Response: encode, denoise step by step, write anew what breaks its grammar, decode."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import torch
 
@@ -11,6 +11,7 @@ from aios.contracts import Canvas, Condition, Logits, Prediction
 from aios.diffusion.samplers import in_blocks
 from aios.engine import remembering
 from aios.engine.blame import blame
+from aios.engine.repairing import Repairing
 from aios.engine.router import Plan
 from aios.errors import ModelError
 from aios.messages import Response, State, Usage, Verdict
@@ -51,6 +52,8 @@ def generate(plan: Plan) -> Generator[State, None, Response]:
     onward = plan.block and len(canvas.segments) == 1 and canvas.segments[0].onward
     sample = in_blocks(plan.sample, plan.block) if onward else plan.sample
     canvases = sample(denoising, canvas, plan.head.schedule, plan.steps, rng, temperature=plan.temperature)
+    repairing = Repairing(plan)
+    repairs: Iterator[Canvas] | None = None
     while True:
         state = _state(plan, canvas, denoising.calls)
         compute_s += time.perf_counter() - began
@@ -59,12 +62,15 @@ def generate(plan: Plan) -> Generator[State, None, Response]:
         # Entered anew for every step: a suspended generator must not leave its caller in inference mode.
         with torch.inference_mode():
             following = next(canvases, None)
+            if following is None and repairs is None:
+                canvases = repairs = repairing.canvases(denoising, canvas, rng)
+                following = next(canvases, None)
         with blame(plan.plugin, "checking its model"):
             plan.head.model.intact(False)
         if following is None:
             break
         canvas = following
-    return _response(plan, canvas, denoising.calls, compute_s, began)
+    return _response(plan, canvas, denoising.calls, repairing, compute_s, began)
 
 
 def _state(plan: Plan, canvas: Canvas, calls: int) -> State:
@@ -73,7 +79,8 @@ def _state(plan: Plan, canvas: Canvas, calls: int) -> State:
     return State(step=calls, steps=max(plan.steps, calls), pieces=pieces)
 
 
-def _response(plan: Plan, canvas: Canvas, calls: int, compute_s: float, began: float) -> Response:
+def _response(plan: Plan, canvas: Canvas, calls: int, repairing: Repairing, compute_s: float,
+              began: float) -> Response:
     head = plan.head
     with torch.inference_mode(), blame(plan.plugin, "decoding the canvas"):
         parts = tuple(head.decode(canvas))
@@ -87,7 +94,7 @@ def _response(plan: Plan, canvas: Canvas, calls: int, compute_s: float, began: f
         verdict=Verdict(
             model=head.model.name, release=head.model.release, plugin=plan.plugin, sampler=plan.sampler,
             temperature=plan.temperature, finish="stop" if written < plan.length else "length",
-            memories=remembering.memories(plan.request),
+            memories=remembering.memories(plan.request), repairs=repairing.count, flawed=repairing.flawed,
             threads=torch.get_num_threads(), instruction_set=torch.backends.cpu.get_cpu_capability()))
 
 

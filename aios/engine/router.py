@@ -14,6 +14,7 @@ from aios.messages import STEPS_MAX, Generation, Infill
 if TYPE_CHECKING:
     from aios.registry.registry import Registry
 
+REPAIRS = 24      # half of the gaps that a small model breaks are whole after four, nine of ten after all
 SEED_BYTES = 4    # of a drawn seed: short enough to type again, exact in any client's numbers
 
 
@@ -31,6 +32,7 @@ class Plan:
     length: int
     seed: int
     block: int = 0      # tokens that are finished before the next ones, where the canvas is written onward
+    repairs: int = 0    # how often what the head calls flawed may be written anew
 
 
 def choose_head(request: Generation, registry: Registry) -> tuple[str, Head]:
@@ -51,8 +53,9 @@ def choose_head(request: Generation, registry: Registry) -> tuple[str, Head]:
 
 def plan(request: Generation, plugin: str, head: OpenHead) -> Plan:
     """Fill what the request leaves open with the head's defaults; a seed is drawn if there is none."""
-    defaults = head.defaults
-    usual = (defaults.infill_sampler or defaults.sampler) if isinstance(request, Infill) else defaults.sampler
+    defaults, filling = head.defaults, isinstance(request, Infill)
+    usual = (defaults.infill_sampler if filling else None) or defaults.sampler
+    warmth = defaults.infill_temperature if filling else None
     sampler = usual if request.sampler is None else request.sampler
     if sampler not in SAMPLERS:
         raise BadInput(f"no sampler {sampler[:40]!r}; there are: {', '.join(sorted(SAMPLERS))}",
@@ -61,8 +64,15 @@ def plan(request: Generation, plugin: str, head: OpenHead) -> Plan:
     steps = request.steps
     if steps is None:
         steps = min(max(1, round(length * defaults.steps_per_token)), STEPS_MAX)
+    temperature = defaults.temperature if warmth is None else warmth
     return Plan(
         request=request, plugin=plugin, head=head, sampler=sampler, sample=SAMPLERS[sampler], steps=steps,
-        length=length, temperature=defaults.temperature if request.temperature is None else request.temperature,
+        length=length, temperature=temperature if request.temperature is None else request.temperature,
         seed=int.from_bytes(os.urandom(SEED_BYTES)) if request.seed is None else request.seed,
-        block=defaults.block)
+        block=defaults.block, repairs=_repairs(request, head))
+
+
+def _repairs(request: Generation, head: OpenHead) -> int:
+    if not isinstance(request, Infill) or getattr(head, "flawed", None) is None:
+        return 0
+    return REPAIRS if request.repairs is None else request.repairs

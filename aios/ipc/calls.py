@@ -171,12 +171,13 @@ class Calls:
     @_call
     def infill(self, prefix: str, suffix: str, *, modality: str = "text", length: int | None = None,
                steps: int | None = None, sampler: str | None = None, temperature: float | None = None,
-               seed: int | None = None, model: str | None = None, deadline_ms: int | None = None,
-               on_state: OnState | None = None) -> Exchange[Response]:
+               seed: int | None = None, repairs: int | None = None, model: str | None = None,
+               deadline_ms: int | None = None, on_state: OnState | None = None) -> Exchange[Response]:
         """Write what stands between a head and a tail; `on_state` sees the canvas after each step."""
         return Exchange(verb="infill", result=_response, on_state=on_state, params={
             "prefix": prefix, "suffix": suffix, "modality": modality, "length": length, "steps": steps,
-            "sampler": sampler, "temperature": temperature, "seed": seed, "model": model, "deadline_ms": deadline_ms})
+            "sampler": sampler, "temperature": temperature, "seed": seed, "repairs": repairs, "model": model,
+            "deadline_ms": deadline_ms})
 
     @_call
     def generate(self, prompt: str = "", *, messages: Sequence[ChatMessage | Mapping[str, str]] | None = None,

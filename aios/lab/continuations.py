@@ -101,7 +101,7 @@ def _sampled(denoise: Callable[[Canvas], Prediction], given: Tensor, sampling: S
     canvas = text_canvas(given, NEW_TOKENS, onward=bool(sampling.block))
     steps = max(1, round(NEW_TOKENS * sampling.steps_per_token))
     rng = torch.Generator().manual_seed(seed)
-    sample = sampler_of(sampling, tail=False)
+    sample, _ = sampler_of(sampling, tail=False)
     for state in sample(denoise, canvas, LogLinear(), steps, rng, temperature=temperature):
         canvas = state
     return canvas.segments[0].x[:, given.shape[1]:]

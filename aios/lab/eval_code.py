@@ -122,7 +122,7 @@ class Filler:
     def fill(self, gap: Gap, seed: int, **sampling: Any) -> str:
         """As many tokens as are hidden; nothing where the context is too short for the gap."""
         length = len(self.tokenizer.encode(gap.hidden))
-        if sampling:
+        if "sampler" in sampling:
             sampling["steps"] = length
         try:
             answer = self.engine.infill(gap.prefix, gap.suffix, modality="code", length=length, seed=seed, **sampling)
@@ -191,16 +191,21 @@ class Measured:
     def _bodies(self) -> list[Row]:
         """How many functions parse with a body by the model, with the real one, and with its tokens in disorder."""
         gaps = [body_gap(one) for one in self.functions]
-        texts = list(self._fill(gaps, "body", 0.0, 0.5))
-        parsed = [gap.parses(text) for gap, text in zip(gaps, texts, strict=True)]
+        drafts = list(self._fill(gaps, "body_draft", 0.0, 0.2, repairs=0))
+        texts = list(self._fill(gaps, "body", 0.2, 0.3))
+        parsed, undone = ([gap.parses(text) for gap, text in zip(gaps, filled, strict=True)]
+                          for filled in (texts, drafts))
         disorder = [gap.parses(self._shuffled(gap, index)) for index, gap in enumerate(gaps)]
         tested = [hit for hit, one in zip(parsed, self.functions, strict=True) if one.held == "test"]
         for sample, hit in zip(self.samples, parsed, strict=True):
             sample["body_parses"] = hit
         told = (f"{len(tested)} of the functions are from the recipe's test split, {sum(tested)} of those parse; the "
-                "others are from packages that no recipe reads; default sampler, one sample a function, by seed")
+                "others are from packages that no recipe reads; default sampler and repairs, one sample a function, by "
+                "seed")
         return [
             rate(PARSE, parsed, told),
+            rate(beside(PARSE, "code_parse_rate_draft"), undone,
+                 "without repairs: what breaks the grammar is not written anew"),
             rate(beside(PARSE, "code_parse_rate_shuffled"), disorder, "floor: the real body's tokens in random order"),
             rate(beside(PARSE, "code_parse_rate_real"), [gap.parses(gap.hidden) for gap in gaps],
                  "ceiling: the real body")]
@@ -213,14 +218,17 @@ class Measured:
     def _lines(self) -> list[Row]:
         """How many hidden lines come back as they were, by the model, by copying a neighbour, by the twin."""
         gaps = [line_gap(one) for one in self.functions]
-        ours = self._judged(gaps, "line", list(self._fill(gaps, "line", 0.5, 0.2, **GREEDY)))
+        ours = self._judged(gaps, "line", list(self._fill(gaps, "line", 0.5, 0.1, **GREEDY)))
+        drafts = self._judged(gaps, "line_draft", list(self._fill(gaps, "line_draft", 0.6, 0.1, **GREEDY, repairs=0)))
         copied = [gap.right(neighbour(gap)) for gap in gaps]
-        rows = [rate(LINE, ours, "greedy: one token a step, the surest first, temperature 0"),
+        rows = [rate(LINE, ours, "greedy: one token a step, the surest first, temperature 0; what breaks the grammar "
+                                 "is written anew"),
+                rate(beside(LINE, "code_line_infill_rate_draft"), drafts, "the same without repairs"),
                 rate(beside(LINE, "code_line_infill_rate_copy"), copied, "floor: the line above the gap, or below")]
         if not self.options.quick:
             drawn = self._judged(gaps, "line_sampled", list(self._fill(gaps, "line_sampled", 0.7, 0.2)))
             rows.append(rate(beside(LINE, "code_line_infill_rate_sampled"), drawn, "default sampler, by seed"))
-        return [*rows, *self._beside_the_twin(gaps, ours)]
+        return [*rows, *self._beside_the_twin(gaps, drafts)]
 
     def _judged(self, gaps: Sequence[Gap], what: str, texts: Sequence[str]) -> list[bool]:
         hits = [gap.right(text) for gap, text in zip(gaps, texts, strict=True)]
@@ -249,7 +257,7 @@ class Measured:
         return [twin, replace(
             RATIO, value=ratio(mine, theirs), n=len(gaps), peer=PEER, peer_value=twin.value,
             interval=bootstrap(ratio, mine, theirs, self.options.seed),
-            reason="the same gaps; the interval is over functions")]
+            reason="the same gaps, without repairs on either side; the interval is over functions")]
 
     def _beside_the_recorded_twin(self, ours: Sequence[bool], reason: str) -> list[Row]:
         """The twin of an earlier full run with the same functions, beside a twin-less machine."""

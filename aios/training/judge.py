@@ -36,14 +36,17 @@ ROWS = 48
 WHOLE = (("ancestral", 1.0), ("ancestral", 0.5), ("confidence", 0.5), ("entropy", 0.5))
 BLOCKS = (("left_to_right", 1.0), ("ancestral", 1.0), ("left_to_right", 0.5))
 TEMPERATURES = (1.0, 0.9, 0.8, 0.7)
-INFILL: Final = "confidence"        # of a model that writes blocks: a gap is filled with both sides in sight
+# Of a model that writes blocks: a gap is filled with both sides in sight, and leaves less open than an onward text.
+INFILL: Final = "confidence"
+INFILL_TEMPERATURE: Final = 0.5
 
 
 def candidates(block: int) -> tuple[SamplingDefaults, ...]:
     """The settings to choose from, for a model that learned blocks of this many tokens, or whole rows (0)."""
     return tuple(
         SamplingDefaults(sampler=sampler, steps_per_token=steps_per_token, temperature=temperature, length=64,
-                         block=block, infill_sampler=INFILL if block else None)
+                         block=block, infill_sampler=INFILL if block else None,
+                         infill_temperature=INFILL_TEMPERATURE if block else None)
         for sampler, steps_per_token in (BLOCKS if block else WHOLE) for temperature in TEMPERATURES)
 
 
@@ -145,5 +148,6 @@ def chosen(trained: Trained) -> SamplingDefaults:
         told: dict[str, Any] = json.loads((trained.folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return PLAIN if not trained.block else replace(
-            PLAIN, sampler="left_to_right", block=trained.block, infill_sampler=INFILL)
+            PLAIN, sampler="left_to_right", block=trained.block, infill_sampler=INFILL,
+            infill_temperature=INFILL_TEMPERATURE)
     return msgspec.convert(told, SamplingDefaults)

@@ -37,12 +37,13 @@ def text_canvas(
     return Canvas(segments=(segment,))
 
 
-def sampler_of(sampling: SamplingDefaults, *, tail: bool) -> Sampler:
-    """Return the sampler of these settings, for a canvas with or without a given tail."""
+def sampler_of(sampling: SamplingDefaults, *, tail: bool) -> tuple[Sampler, float]:
+    """Return the sampler of these settings and its temperature, for a canvas with or without a given tail."""
     if tail:
-        return SAMPLERS[sampling.infill_sampler or sampling.sampler]
+        warmth = sampling.infill_temperature
+        return SAMPLERS[sampling.infill_sampler or sampling.sampler], sampling.temperature if warmth is None else warmth
     sampler = SAMPLERS[sampling.sampler]
-    return in_blocks(sampler, sampling.block) if sampling.block else sampler
+    return in_blocks(sampler, sampling.block) if sampling.block else sampler, sampling.temperature
 
 
 @torch.inference_mode()
@@ -60,9 +61,9 @@ def write(
     canvas = text_canvas(given, sampling.length, tail, onward=bool(sampling.block) and not tailed)
     steps = max(1, round(sampling.length * sampling.steps_per_token))
     calls = 0
-    sample = sampler_of(sampling, tail=tailed)
+    sample, temperature = sampler_of(sampling, tail=tailed)
     denoise = TextDenoiser(network, end_ids=(EOT_ID,))
-    for state in sample(denoise, canvas, LogLinear(), steps, rng, temperature=sampling.temperature):
+    for state in sample(denoise, canvas, LogLinear(), steps, rng, temperature=temperature):
         canvas, calls = state, calls + 1
     begin = given.shape[1]
     return canvas.segments[0].x[:, begin : begin + sampling.length], calls

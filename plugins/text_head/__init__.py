@@ -39,10 +39,12 @@ from aios.model.lora import check_wearable
 from aios.model.memory_attention import TRAITS
 from aios.model.score_network import TextScoreNetwork
 from aios.text import passages
+from aios.text.python_syntax import flaw
 from aios.text.turns import Roles, stop_ids, turn_ids
 
 GIVEN_TOKENS_MIN = 16     # with less of its prompt in sight the model does not continue anything
 TOKEN_CHARS_MAX = 32      # the longest tokens of a small vocabulary have about half of this
+ATTEMPTS_A_LINE = 3       # to write a flawed line anew before the one above it goes too
 FALLBACK = SamplingDefaults(sampler="ancestral", steps_per_token=1.0, temperature=0.8, length=64)
 
 
@@ -155,6 +157,29 @@ class OpenTextHead:
             else:
                 pieces.append(self.tokenizer.piece(token_id))
         return pieces
+
+    def flawed(self, canvas: Canvas, attempt: int) -> Tensor | None:
+        """Where (1, s) a gap in Python code has to be written anew, since the text in it breaks the grammar.
+
+        From the line of the first flaw on; every few attempts one line earlier. None where nothing is to be blamed.
+        """
+        [segment] = canvas.segments
+        gap = segment.editable[0].nonzero()[:, 0]
+        first, last = int(gap[0]), int(gap[-1])
+        if segment.modality is not Modality.CODE or last + 1 == segment.x.shape[1]:   # no gap: its end is open
+            return None
+        before, after = (self.tokenizer.decode(ids.tolist()) for ids in (segment.x[0, :first], segment.x[0, last + 1:]))
+        ids = self._written(canvas)
+        text = self.tokenizer.decode(ids)
+        place = flaw(before, text, after)
+        if place is None:
+            return None
+        for _ in range(1 + attempt // ATTEMPTS_A_LINE):
+            place = max(text.rfind("\n", 0, max(place, 1)), 0)
+        kept = next((count for count in range(len(ids)) if len(self.tokenizer.decode(ids[:count + 1])) > place), 0)
+        where = torch.zeros_like(segment.editable)
+        where[0, gap[kept:]] = True
+        return where
 
     def usage(self, canvas: Canvas) -> tuple[int, int]:
         """(given tokens, new tokens without the end of text and what stands behind it)."""

@@ -14,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from aios.config import Places
+from aios.engine import router
 from aios.errors import BadInput
 from aios.lab import code_twin, eval_code, functions, training_roots
 from aios.lab.code_twin import Twin
@@ -250,6 +251,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Places:
     monkeypatch.setattr(training_roots, "checkout", lambda: tmp_path)
     monkeypatch.setattr(eval_code, "Config", tiny_config)
     monkeypatch.setattr(eval_code, "read_functions", lambda: few())
+    monkeypatch.setattr(router, "REPAIRS", 1)      # random weights write nothing that could be mended
     places = Places.find()
     places.create()
     spec = {"model_type": "aios-score-network", "transformer": SHAPE.to_dict(), "vocab_size": 2048, "length_max": 256,
@@ -279,7 +281,7 @@ def test_without_a_twin_its_rows_are_null_and_the_others_stand(home: Places, tmp
     told = {row.metric: row for row in report.rows}
     assert {"code_parse_rate", "code_parse_rate_shuffled", "code_parse_rate_real", "code_line_infill_rate",
             "code_line_infill_rate_copy", "code_line_infill_rate_sampled", "fim_line_infill_rate",
-            "infill_vs_fim"} == set(told)  # fmt: skip
+            "infill_vs_fim", "code_parse_rate_draft", "code_line_infill_rate_draft"} == set(told)  # fmt: skip
     assert told["code_parse_rate_real"].value == 1.0
     for name in ("code_parse_rate", "code_line_infill_rate"):
         assert told[name].n == 4 and told[name].interval is not None and told[name].value is not None
@@ -318,7 +320,7 @@ def test_the_twin_fills_the_same_gaps_and_the_better_of_its_ways_counts(
     report = eval_code.run(LabOptions(seed=3, quick=True, plot=tmp_path / "out"))
     told = {row.metric: row for row in report.rows}
     assert told["fim_line_infill_rate"].value == 1.0 and told["infill_vs_fim"].peer_value == 1.0
-    assert told["infill_vs_fim"].value == measured["code_line_infill_rate"]
+    assert told["infill_vs_fim"].value == measured["code_line_infill_rate_draft"]
     assert "until its end sentinel 0, told the length 4" in (told["fim_line_infill_rate"].reason or "")
     assert set(report.checkpoints) == {"tiny", "nano-twin"}
 
@@ -333,7 +335,7 @@ def test_the_recorded_twin_stands_in_where_it_is_of_the_same_model_and_set(home:
         told = {row.metric: row for row in eval_code.run(LabOptions(seed=3, plot=tmp_path / "out")).rows}
         if index == 0:
             assert told["infill_vs_fim"].value is None
-    assert told["infill_vs_fim"].value == (told["code_line_infill_rate"].value or 0) / 0.5
+    assert told["infill_vs_fim"].value == (told["code_line_infill_rate_draft"].value or 0) / 0.5
     assert told["infill_vs_fim"].kind == told["fim_line_infill_rate"].kind == "ledger"
     assert told["infill_vs_fim"].run == "run-1"
 

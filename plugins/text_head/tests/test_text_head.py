@@ -118,6 +118,38 @@ def test_a_card_of_another_model_is_refused(opened: Any, other: dict[str, str]) 
         opened.denoiser(canvas, condition, [card(**other)])
 
 
+@pytest.fixture(scope="module")
+def coder(head: Head) -> Any:
+    spec = dict(model().spec)
+    spec["aios"] = {**spec["aios"], "modalities": ["text", "code"]}
+    return head.open(Bench(model(spec=spec)), None)
+
+
+def filled(head: Any, prefix: str, text: str, suffix: str) -> Canvas:
+    canvas, _ = head.encode(Infill(prefix=prefix, suffix=suffix, modality="code"), len(text))
+    return written(canvas, text)
+
+
+def again(head: Any, canvas: Canvas, attempt: int) -> str | None:
+    """The canvas with what is to be written anew masked."""
+    where = head.flawed(canvas, attempt)
+    [segment] = canvas.segments
+    return None if where is None else row(canvas.put(0, segment.fill(where, torch.full_like(segment.x, MASK))))
+
+
+def test_a_gap_in_code_is_written_anew_from_its_flawed_line_on_and_later_from_lines_above(coder: Any) -> None:
+    assert coder.flawed(filled(coder, "def f(x):", "\n y=1\n z=2", "\n"), 0) is None
+    flawed = filled(coder, "def f(x):", "\n y=1\n z=)\n w", "\n")
+    assert [again(coder, flawed, attempt) for attempt in (0, 2, 3)] == [
+        "def f(x):\n y=1________\n", "def f(x):\n y=1________\n", "def f(x):_____________\n"]
+
+
+def test_an_open_end_and_plain_text_have_no_flaws(coder: Any) -> None:
+    assert coder.flawed(filled(coder, "def f(x):", "\n y=)", ""), 0) is None
+    canvas, _ = coder.encode(Infill(prefix="a", suffix="b"), 3)
+    assert coder.flawed(written(canvas, "((("), 0) is None
+
+
 def test_a_prompt_stands_before_the_masks(opened: Any) -> None:
     canvas, condition = opened.encode(Diffuse(prompt="cat"), 4)
     assert row(canvas) == "cat____"
